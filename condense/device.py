@@ -1,0 +1,135 @@
+"""Device, precision and threads, decided once at the edge and handed down."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import torch
+
+from condense.errors import ConfigError, DeviceError
+
+__all__ = ["Compute", "Precision", "keep_buffers", "resolve"]
+
+Precision = Literal["float32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where and how numbers are computed. Results are the same bytes for the same ``Compute`` (see `identity`)."""
+
+    device: str = "cpu"
+    precision: Precision = "float32"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise ConfigError(f'precision is "{self.precision}"; expected one of {", ".join(get_args(Precision))}')
+        if self.threads < 1:
+            raise ConfigError(f"threads must be at least 1, got {self.threads}")
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.device)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bf16 convolutions and products when ``precision`` is bf16; nothing otherwise."""
+        return torch.autocast(self.torch_device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """``threads`` threads and, on CUDA, deterministic kernels; both as they were before on leaving.
+
+        Float32 on CUDA means float32: TF32 is off inside. An operation that has no deterministic form there warns.
+        """
+        with ExitStack() as stack:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(self.threads)
+            if self.torch_device.type == "cuda":
+                stack.enter_context(_deterministic_cuda())
+            yield
+
+    def identity(self) -> dict[str, str | int]:
+        """What the bytes of a result depend on: enters the ids of jobs."""
+        if self.torch_device.type == "cuda":
+            hardware = torch.cuda.get_device_name(self.torch_device)
+        else:
+            hardware = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        return {**asdict(self), "torch": torch.__version__, "hardware": hardware}
+
+
+@contextmanager
+def _deterministic_cuda() -> Iterator[None]:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS first starts
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 convolutions run in hardware there."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def resolve(device: str = "auto", precision: str = "auto", threads: int | None = None) -> Compute:
+    """Turn what the user asked for into what this machine has.
+
+    ``auto`` takes the first CUDA device if there is one; ``auto`` precision takes bf16 where the hardware has it.
+    Raises :class:`DeviceError` for a device that is not there.
+    """
+    if device == "auto":
+        device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise DeviceError(f'device "{device}" is not a device; expected auto, cpu, cuda or cuda:N') from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise DeviceError(f'device "{device}" is not supported; expected auto, cpu, cuda or cuda:N')
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (chosen.index or 0) >= count:
+            raise DeviceError(
+                f'device "{device}" was asked for, but this machine has {count} CUDA devices; use --device cpu'
+            )
+        chosen = torch.device("cuda", chosen.index or 0)
+    if precision == "auto":
+        precision = "bf16" if has_bf16(chosen) else "float32"
+    return Compute(
+        device=str(chosen),
+        precision=precision,  # type: ignore[arg-type]  # checked by Compute
+        threads=threads if threads is not None else available_cpus(),
+    )
+
+
+def available_cpus() -> int:
+    """Cores this process may use (its affinity mask, where the system has one)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def keep_buffers() -> None:
+    """Ask glibc to keep freed buffers instead of returning them to the system at every step.
+
+    Activations of a training step are freed and taken again hundreds of times a second; by default blocks above
+    32 MB go back to the kernel each time and come back page by page. Process-wide; does nothing elsewhere than glibc.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+    except (OSError, AttributeError):
+        return

@@ -1,0 +1,74 @@
+"""A job: something to be computed, named by everything its result depends on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from condense.files import canonical_json
+
+__all__ = ["Job", "in_order"]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """``(kind, config, inputs) -> artefact``.
+
+    kind: what is computed; a table of workers knows how.
+    config: JSON values the result depends on, including how numbers are computed (device, threads, precision).
+    revision: raised when the code behind ``kind`` starts to give other results.
+    sources: content hashes of what was supplied from outside (a data set, a folder of weights).
+    inputs: jobs whose artefacts are needed, in order.
+    where: where this machine finds the sources. Not part of the id.
+    title: what a person calls it. Not part of the id.
+    """
+
+    kind: str
+    config: Mapping[str, Any]
+    revision: int = 1
+    sources: tuple[str, ...] = ()
+    inputs: tuple[Job, ...] = ()
+    where: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What the id is a hash of; kept in the artefact's manifest."""
+        return {
+            "kind": self.kind,
+            "config": dict(self.config),
+            "revision": self.revision,
+            "sources": list(self.sources),
+            "inputs": [job.id for job in self.inputs],
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """Hex SHA-256 of the description."""
+        return hashlib.sha256(canonical_json(self.description).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return self.title or f"{self.kind} {self.id[:12]}"
+
+
+def in_order(jobs: Iterable[Job]) -> list[Job]:
+    """Every job and everything below it, once each (by id), inputs before the jobs that need them."""
+    seen: dict[str, Job] = {}
+
+    def visit(job: Job) -> Iterator[Job]:
+        stack: list[tuple[Job, bool]] = [(job, False)]
+        while stack:
+            current, ready = stack.pop()
+            if current.id in seen:
+                continue
+            if ready:
+                seen[current.id] = current
+                yield current
+            else:
+                stack.append((current, True))
+                stack.extend((below, False) for below in reversed(current.inputs) if below.id not in seen)
+
+    return [found for job in jobs for found in visit(job)]

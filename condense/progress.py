@@ -1,0 +1,22 @@
+"""How long work says how far it is: one function, ``report(stage, done, total, figures)``.
+
+Libraries call it, the command line draws it. ``figures`` are numbers worth showing (loss, accuracy); computing them
+may need a transfer from the device, so callers report every so many steps, not every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+__all__ = ["Report", "silent"]
+
+
+class Report(Protocol):
+    """Called with the stage's name, how many units are done, how many there are, and figures to show."""
+
+    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] = ..., /) -> None: ...
+
+
+def silent(stage: str, done: int, total: int, figures: Mapping[str, float] = {}, /) -> None:
+    """Says nothing."""
