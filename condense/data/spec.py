@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ class DatasetSpec:
     """Names, sizes and normalisation of an image data set.
 
     ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1]. ``fingerprint`` is a SHA-256 over the source's
-    bytes and the way they were brought to ``height`` x ``width`` x ``channels``.
+    bytes, the way they were brought to ``height`` x ``width`` x ``channels``, and the normalisation.
     """
 
     name: str
@@ -45,7 +46,8 @@ class DatasetSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DatasetSpec:
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, opened."""
+    """A data set, opened: what it was read from (``places``) and where its decoded images lie (``cache``), if known."""
 
     spec: DatasetSpec
     train: Split
     test: Split
+    places: tuple[Path, ...] = ()
+    cache: Path | None = None

@@ -1,0 +1,162 @@
+"""``imagefolder:PATH``: one folder of images per class, as torchvision's ``ImageFolder`` reads them.
+
+Either ``PATH/train/CLASS/...`` and ``PATH/test/CLASS/...`` (or ``val``, used when there is no ``test``), or
+``PATH/CLASS/...`` (or only ``PATH/train/CLASS/...``), of which a seeded, stratified part is held out as the test
+split. Classes are the sorted folder names; images are found at any depth below them, in sorted order. Hidden files and
+the litter of desktop systems are passed over; any other file in a class folder must be an image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from condense.data.images import UNREADABLE, Geometry, common_geometry, fit, open_image
+from condense.data.parallel import in_order
+from condense.data.seen import Seen, inspect, read_index, write_index
+from condense.data.source import Bytes, Contents, Labels, Normalisation, Survey, digest
+from condense.data.split import holdout
+from condense.errors import DataError
+from condense.progress import Report
+
+__all__ = ["FileImages", "FolderSource", "scan"]
+
+LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"})
+TEST_FOLDERS = ("test", "val")
+FILES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Image files, by absolute path, and their labels, int64 (N,). Strings: there may be millions of paths."""
+
+    paths: tuple[str, ...]
+    labels: Labels
+
+    def block(self, start: int, stop: int, geometry: Geometry) -> Bytes:
+        return np.stack([_decode(path, geometry) for path in self.paths[start:stop]])
+
+    def take(self, positions: Labels) -> FileImages:
+        return FileImages(tuple(self.paths[i] for i in positions), self.labels[positions])
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource:
+    """A scanned folder. ``index`` is the file that remembers what was learnt about its images."""
+
+    folder: Path
+    classes: tuple[str, ...]
+    train: FileImages
+    test: FileImages
+    index: Path
+    published: Normalisation | None = None
+
+    @property
+    def name(self) -> str:
+        return f"imagefolder:{self.folder.name}"
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        return (self.folder,)
+
+    def survey(self, report: Report) -> Survey:
+        """Hash every file that changed since the last survey, and read its header."""
+        paths = self.train.paths + self.test.paths
+        start = len(str(self.folder)) + 1
+        names = [path[start:].replace(os.sep, "/") for path in paths]
+        before = read_index(self.index)
+        groups = [range(i, min(i + FILES_AT_ONCE, len(paths))) for i in range(0, len(paths), FILES_AT_ONCE)]
+        seen: list[Seen] = []
+        for found in in_order(lambda group: [inspect(paths[i], before.get(names[i])) for i in group], groups):
+            seen.extend(found)
+            report("reading image files", len(seen), len(paths))
+        if (now := dict(zip(names, seen, strict=True))) != before:
+            write_index(self.index, now)
+        files = [[name, one.sha256] for name, one in now.items()]
+        return Survey(digest([self.classes, len(self.train.paths), files]), common_geometry([s.look for s in seen]))
+
+    def contents(self) -> Contents:
+        return Contents(self.classes, self.train, self.test)
+
+
+def scan(folder: Path, *, indices: Path, test_fraction: float, seed: int) -> FolderSource:
+    """Find classes and files below ``folder``; no file is opened.
+
+    ``indices`` is the folder that keeps one index per scanned folder.
+
+    Raises :class:`DataError` for a folder that is missing, empty, has an empty class, has images outside the class
+    folders, or has different classes in its two parts.
+    """
+    folder = folder.expanduser().resolve()
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; expected one with a folder of images per class")
+    test_folder = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
+    train_folder = folder / "train" if (folder / "train").is_dir() else folder
+    if test_folder is not None and train_folder == folder:
+        raise DataError(f"{folder} has {test_folder.name}/ but no train/; put the training images there")
+    classes, train = _class_folders(train_folder)
+    if test_folder is None:
+        train, test = _hold_out(folder, classes, train, test_fraction, seed)
+    else:
+        test_classes, test = _class_folders(test_folder)
+        if other := set(classes) ^ set(test_classes):
+            raise DataError(
+                f'{test_folder} and {train_folder} must have the same classes, but "{min(other)}" is in only one'
+            )
+    index = indices / f"{digest(str(folder))[:32]}.json"
+    return FolderSource(folder=folder, classes=classes, train=train, test=test, index=index)
+
+
+def _class_folders(folder: Path) -> tuple[tuple[str, ...], FileImages]:
+    entries = sorted(entry for entry in folder.iterdir() if not _is_litter(entry.name))
+    stray = next((e for e in entries if e.is_file() and e.suffix.lower() in Image.registered_extensions()), None)
+    if stray is not None:
+        raise DataError(f"{stray} lies outside the class folders; move it into one of them or remove it")
+    classes = [entry for entry in entries if entry.is_dir()]
+    if len(classes) < 2:
+        raise DataError(
+            f"{folder} has {len(classes)} class folders; expected at least 2, each with images of one class"
+        )
+    paths = [sorted(_files_below(entry)) for entry in classes]
+    for entry, found in zip(classes, paths, strict=True):
+        if not found:
+            raise DataError(f"class folder {entry} has no images; add some or remove it")
+    labels = np.repeat(np.arange(len(classes)), [len(found) for found in paths])
+    return tuple(entry.name for entry in classes), FileImages(tuple(chain.from_iterable(paths)), labels)
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_litter(name)]
+        yield from (os.path.join(parent, name) for name in files if not _is_litter(name))
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def _hold_out(
+    folder: Path, classes: tuple[str, ...], images: FileImages, fraction: float, seed: int
+) -> tuple[FileImages, FileImages]:
+    kept, held = holdout(images.labels, fraction, seed)
+    counts = np.bincount(images.labels[held], minlength=len(classes))
+    if not counts.all():
+        raise DataError(
+            f'class "{classes[int(counts.argmin())]}" of {folder} has only one image, so none can be held out for '
+            "testing; add images or a test folder"
+        )
+    return images.take(kept), images.take(held)
+
+
+def _decode(path: str, geometry: Geometry) -> Bytes:
+    try:
+        with open_image(path) as image:
+            return fit(image, geometry)
+    except UNREADABLE as error:
+        raise DataError(f"{path} cannot be read as an image ({error}); repair or remove it") from None
