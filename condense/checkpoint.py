@@ -67,5 +67,12 @@ class FileCheckpoint:
     def save(self, state: dict[str, torch.Tensor]) -> None:
         from safetensors.torch import save
 
-        write_atomic(self.path, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+        write_atomic(self.path, save({name: apart(tensor) for name, tensor in state.items()}))
         self._last = time.monotonic()
+
+
+def apart(tensor: torch.Tensor) -> torch.Tensor:
+    """A row-major copy on the CPU that shares its memory with no other tensor, as safetensors asks."""
+    import torch
+
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from condense import seeding
 from condense.checkpoint import Checkpoint, NoCheckpoint
 from condense.data.pixels import normalise, to_pixels
 from condense.data.spec import DatasetSpec
@@ -116,7 +117,7 @@ def fit(
     compute: Compute,
     report: Report = silent,
     stage: str = "training",
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Checkpoint = NoCheckpoint(),
 ) -> TrainRecord:
     """Train ``network`` in place for ``epochs`` x ``steps_per_epoch`` steps; modules keep the mode they had.
 
@@ -124,15 +125,17 @@ def fit(
     With a checkpoint that holds a state the run goes on from there, bit by bit. Raises :class:`MethodError` naming
     the step when a loss was not finite; such a state is never saved.
     """
-    checkpoint = checkpoint or NoCheckpoint()
-    network.to(compute.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch stub
+    if epochs < 1 or steps_per_epoch < 1:
+        raise ConfigError(f"{stage} needs at least one epoch of one step, got {epochs} epochs of {steps_per_epoch}")
+    network.to(compute.torch_device).to(memory_format=torch.channels_last)
     run = _Run(network, optim, torch.zeros(epochs * steps_per_epoch, device=compute.torch_device))
     saved = checkpoint.load()
     if saved is not None:
         run.restore(saved)
     started = reported = time.monotonic() - run.seconds
-    with compute.applied(), _mode(network, training=True):
+    with compute.applied(), _own_randomness(compute) as dropout, _mode(network, training=True):
         for batch in _remaining(batches, run.step, epochs, steps_per_epoch):
+            dropout.manual_seed(seeding.key(0, "dropout", run.step) & (2**63 - 1))
             run.advance(batch, loss, compute)
             now = time.monotonic()
             if now - reported >= REPORT_EVERY_S and run.step < run.total:
@@ -199,10 +202,9 @@ class _Run:
         for name, value in state.items():
             if name.startswith("optimizer."):
                 _, key, parameter = name.split(".", 2)
-                like = parameters[parameter] if value.ndim else value.to(parameters[parameter].device)
-                self.optimizer.state[parameters[parameter]][key] = torch.empty_like(like, dtype=value.dtype).copy_(
-                    value
-                )
+                owner = parameters[parameter]
+                like = owner.detach() if value.shape == owner.shape else value.to(owner.device)
+                self.optimizer.state[owner][key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
         self.losses.copy_(state["losses"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
@@ -238,9 +240,18 @@ def _accumulate_gradient(network: nn.Module, batch: Batch, loss: Loss, compute: 
             logits = network(images.to(device))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         part = loss(logits, targets.to(device)) * (len(targets) / n)
-        part.backward()  # type: ignore[no-untyped-call]  # torch stub
+        part.backward()
         parts.append(part.detach())
     return torch.stack(parts).sum()
+
+
+@contextmanager
+def _own_randomness(compute: Compute) -> Iterator[torch.Generator]:
+    """The device's global generator, which dropout draws from, to be seeded at each step; put back on leaving."""
+    device = compute.torch_device
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        yield torch.cuda.default_generators[cuda[0]] if cuda else torch.default_generator
 
 
 @contextmanager
@@ -263,21 +274,24 @@ def predict(
     *,
     compute: Compute,
     batch_size: int = 500,
+    report: Report = silent,
+    stage: str = "predicting",
 ) -> Tensor:
     """Logits of ``images`` uint8 (N, H, W, C), normalised by ``spec``, in eval mode: float32 (N, K) on the CPU.
 
     ``images`` may be a memory map; it is read ``batch_size`` images at a time. The network is moved to the device.
     """
     device = compute.torch_device
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch stub
+    network.to(device).to(memory_format=torch.channels_last)
     blocks = [torch.empty(0, spec.n_classes)]
     with compute.applied(), compute.autocast(), _mode(network, training=False):
         for start in range(0, len(images), batch_size):
             pixels = to_pixels(images[start : start + batch_size]).to(device)
             blocks.append(network(normalise(pixels, spec)).float().cpu())
+            report(stage, start + len(pixels), len(images))
     return torch.cat(blocks)
 
 
 def accuracy(logits: Tensor, labels: npt.NDArray[np.int64]) -> float:
     """Fraction of the rows of ``logits`` (N, K) whose largest entry is the label (N,)."""
-    return float((logits.argmax(1).numpy() == labels).mean())
+    return float((logits.argmax(1).cpu().numpy() == labels).mean())
