@@ -1,0 +1,163 @@
+"""Soft labels: what teachers say about every view of every epoch.
+
+A label is made of exactly the view the student will see (crop, flip, mixed with its partner), drawn again from the
+same plan; so nothing about views is stored. This is the relabelling of SRe2L (arXiv 2306.13092) and, with
+``teacher_bn="batch"`` and groups, the batch-specific labels of CV-DD (arXiv 2501.07575). Differs from their code in
+labelling images without JPEG loss, always mixed (their Mixup labels of CV-DD are of unmixed images), with dropout off
+and running statistics untouched.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from condense.checkpoint import Checkpoint, NoCheckpoint
+from condense.data.pixels import normalise
+from condense.data.spec import DatasetSpec
+from condense.device import Compute
+from condense.errors import ConfigError, DataError, TeacherError
+from condense.labels.codecs import CODECS
+from condense.progress import Report, silent
+from condense.teachers import Teacher, check_teacher
+from condense.views.config import ViewConfig, check_choice, check_integer
+from condense.views.plan import EpochPlan, plan
+from condense.views.render import render
+
+__all__ = ["LabelConfig", "make_logits"]
+
+TeacherBN = Literal["eval", "batch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """``views`` of ``epochs`` epochs drawn from ``seed``, labelled, and stored by ``codec`` (see ``CODECS``).
+
+    ``teacher_bn``: ``eval`` takes the teacher's running statistics; ``batch`` those of exactly the images of each
+    BatchNorm group of the plan (for a teacher without BatchNorm the two are the same).
+    """
+
+    views: ViewConfig = field(default_factory=ViewConfig)
+    epochs: int = 300
+    seed: int = 0
+    codec: str = "full"
+    teacher_bn: TeacherBN = "eval"
+
+    def __post_init__(self) -> None:
+        check_integer("epochs", self.epochs, 1)
+        check_choice("codec", self.codec, CODECS)
+        check_choice("teacher_bn", self.teacher_bn, get_args(TeacherBN))
+
+
+def make_logits(
+    pixels: npt.NDArray[np.uint8],
+    teachers: Sequence[Teacher],
+    spec: DatasetSpec,
+    config: LabelConfig,
+    *,
+    weights: Sequence[float] | None = None,
+    compute: Compute,
+    report: Report = silent,
+    checkpoint: Checkpoint | None = None,
+) -> npt.NDArray[np.float16]:
+    """Label every view of every epoch: float16 (epochs, N, K), where [e, i] belongs to item i in epoch e.
+
+    ``pixels`` uint8 (N, H, W, C) are the items as stored. Logits are the mean over ``teachers``, weighted by
+    ``weights`` (positive, any scale), each fed with its own normalisation. ``checkpoint`` keeps whole epochs; resumed
+    labels are the same bytes. Teachers must be on ``compute``'s device.
+
+    Raises :class:`TeacherError` for a teacher that does not fit ``spec`` or whose logits leave the range of float16.
+    """
+    shares = _shares(teachers, weights)
+    for teacher in teachers:
+        check_teacher(teacher.info, spec, min_accuracy=0.0)
+    if pixels.shape[1:] != spec.image_shape:
+        raise DataError(f"images are {pixels.shape[1:]}; expected {spec.image_shape} as in {spec.name}")
+    if config.teacher_bn == "batch":
+        teachers = [replace(teacher, network=batch_statistics(teacher.network)) for teacher in teachers]
+    checkpoint = checkpoint or NoCheckpoint()
+    images = torch.from_numpy(np.require(pixels, requirements="W")).permute(0, 3, 1, 2).to(compute.torch_device)
+    logits, first = _resume(checkpoint, (config.epochs, len(pixels), spec.n_classes))
+    for epoch in range(first, config.epochs):
+        views = plan(config.views, config.seed, epoch, len(pixels), spec.height, spec.width)
+        for positions, groups in _chunks(views, _at_once(spec)):
+            sizes = groups if config.teacher_bn == "batch" else [sum(groups)]
+            mean = mean_logits(render(images, views, positions), sizes, teachers, shares, compute)
+            logits[epoch, views.order[positions]] = mean.half().cpu()
+            report("labels", epoch * len(pixels) + positions.stop, config.epochs * len(pixels), {})
+        _check_range(logits[epoch], epoch)
+        if checkpoint.due():
+            checkpoint.save({"logits": logits[: epoch + 1]})
+    return logits.numpy()
+
+
+def batch_statistics(network: nn.Module) -> nn.Module:
+    """A copy in eval mode but for its BatchNorm layers, which use the statistics of the batch."""
+    copied = copy.deepcopy(network).eval()
+    for layer in copied.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.train()
+    return copied
+
+
+@torch.inference_mode()
+def mean_logits(
+    views: Tensor, sizes: Sequence[int], teachers: Sequence[Teacher], shares: Sequence[float], compute: Compute
+) -> Tensor:
+    """Weighted mean of the teachers' logits, float32 (b, K); each run of ``sizes`` views is its own forward."""
+    total = torch.zeros((), device=views.device)
+    for teacher, share in zip(teachers, shares, strict=True):
+        batches = normalise(views, teacher.info.spec).split(list(sizes))
+        with compute.autocast():
+            total = total + share * torch.cat([teacher.logits(batch) for batch in batches])
+    return total
+
+
+def _chunks(views: EpochPlan, at_most: int) -> Iterator[tuple[slice, list[int]]]:
+    """Runs of whole steps of about ``at_most`` views, with the sizes of their groups."""
+    per_chunk = max(1, at_most // int(np.diff(views.steps).max()))
+    for first in range(0, views.n_steps, per_chunk):
+        steps = range(first, min(first + per_chunk, views.n_steps))
+        groups = [size for step in steps for size in views.step_groups(step)]
+        yield slice(views.step(steps[0]).start, views.step(steps[-1]).stop), groups
+
+
+def _at_once(spec: DatasetSpec) -> int:
+    """Views in one forward: enough to keep the cores busy, few enough for memory (512 of 32 px, 64 of large ones)."""
+    return min(512, max(64, 2**19 // (spec.height * spec.width)))
+
+
+def _resume(checkpoint: Checkpoint, shape: tuple[int, int, int]) -> tuple[Tensor, int]:
+    """Room for all logits, filled as far as the checkpoint goes, and the first epoch still to do."""
+    logits = torch.zeros(shape, dtype=torch.float16)
+    state = checkpoint.load()
+    if state is None:
+        return logits, 0
+    done = state["logits"]
+    logits[: len(done)] = done
+    return logits, len(done)
+
+
+def _shares(teachers: Sequence[Teacher], weights: Sequence[float] | None) -> list[float]:
+    if not teachers:
+        raise TeacherError("no teacher to make labels with; give at least one")
+    weights = [1.0] * len(teachers) if weights is None else weights
+    if len(weights) != len(teachers) or not all(weight > 0 for weight in weights):
+        raise ConfigError(f"weights are {list(weights)}; expected {len(teachers)} positive numbers, one per teacher")
+    return [weight / sum(weights) for weight in weights]
+
+
+def _check_range(logits: Tensor, epoch: int) -> None:
+    if not bool(torch.isfinite(logits).all()):
+        raise TeacherError(
+            f"the teachers' logits of epoch {epoch} are not finite in float16 (greatest size 65504); the teacher has "
+            "diverged or its normalisation does not fit: check it with condense teacher show"
+        )
