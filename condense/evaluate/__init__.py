@@ -1,1 +1,31 @@
+"""What a set is worth: students trained on it, beside random and whole real data, with intervals."""
 
+from __future__ import annotations
+
+from condense.evaluate.batches import OnlineLabels, RealBatches, ReplayBatches
+from condense.evaluate.measure import measure_real, measure_set, resolved_config
+from condense.evaluate.results import Result, ResultError, append_result, read_results
+from condense.evaluate.statistics import Difference, Summary, paired_difference, summarise
+from condense.evaluate.student import StudentRecipe, evaluate_student, soft_loss, train_on_real, train_student
+
+__all__ = [
+    "Difference",
+    "OnlineLabels",
+    "RealBatches",
+    "ReplayBatches",
+    "Result",
+    "ResultError",
+    "StudentRecipe",
+    "Summary",
+    "append_result",
+    "evaluate_student",
+    "measure_real",
+    "measure_set",
+    "paired_difference",
+    "read_results",
+    "resolved_config",
+    "soft_loss",
+    "summarise",
+    "train_on_real",
+    "train_student",
+]

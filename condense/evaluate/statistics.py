@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 __all__ = ["Difference", "Runs", "Summary", "Unit", "paired_difference", "summarise", "t_interval"]
 
@@ -82,6 +81,8 @@ class Difference:
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
     """Student's t interval for the mean of independent ``values``; None for fewer than two."""
+    from scipy import stats  # half a second, and only this function needs it
+
     if len(values) < 2:
         return None
     half = stats.t.ppf(0.5 + level / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))

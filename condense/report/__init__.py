@@ -1,1 +1,8 @@
+"""What results and sets look like to a reader: tables and pictures."""
 
+from __future__ import annotations
+
+from condense.report.grid import draw_grid
+from condense.report.table import Row, markdown, rows_of, show
+
+__all__ = ["Row", "draw_grid", "markdown", "rows_of", "show"]

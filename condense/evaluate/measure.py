@@ -1,0 +1,126 @@
+"""From a trained student to a result: test it, and write down what it was trained on and at which cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from condense.config import to_mapping
+from condense.data.spec import Data
+from condense.dataset import DistilledDataset
+from condense.device import Compute
+from condense.evaluate.results import Result, config_hash, peak_memory, versions
+from condense.evaluate.student import StudentRecipe, evaluate_student
+from condense.files import sha256_file
+from condense.shards import set_bytes
+from condense.teachers import Teacher
+from condense.training import TrainRecord
+from condense.views.config import VIEW_VERSION
+
+__all__ = ["measure_real", "measure_set", "resolved_config"]
+
+
+def measure_set(
+    network: nn.Module,
+    record: TrainRecord,
+    dataset: DistilledDataset,
+    data: Data,
+    recipe: StudentRecipe,
+    *,
+    condition: str | None = None,
+    seed: int,
+    set_index: int = 0,
+    compute: Compute,
+) -> Result:
+    """The result of a student made by :func:`~condense.evaluate.student.train_student` with the same arguments.
+
+    ``condition`` is the method's name unless given. With hard targets the label files are not charged, since training
+    does without them.
+    """
+    size = set_bytes(dataset.files)
+    method = str(dataset.info.method["name"])
+    return Result(
+        condition=condition or method,
+        method=method,
+        set_name=dataset.info.name,
+        set_sha256=sha256_file(dataset.path / "set.json"),
+        set_index=set_index,
+        seed=seed,
+        bytes_images=size.images,
+        bytes_labels=size.labels if recipe.targets == "soft" else 0,
+        bytes_other=size.other,
+        **_measured(network, record, dataset, data, recipe, compute),
+    )
+
+
+def measure_real(
+    network: nn.Module,
+    record: TrainRecord,
+    like: DistilledDataset,
+    data: Data,
+    recipe: StudentRecipe,
+    *,
+    teachers: Sequence[Teacher] = (),
+    condition: str = "whole data",
+    seed: int,
+    set_index: int = 0,
+    compute: Compute,
+) -> Result:
+    """The result of a student made by :func:`~condense.evaluate.student.train_on_real` with the same arguments.
+
+    Charged are all images, and under ``bytes_other`` the classes and the weights of the ``teachers``.
+    """
+    weights = [value for teacher in teachers for value in teacher.network.state_dict().values()]
+    return Result(
+        condition=condition,
+        method="whole-data",
+        set_name=data.spec.name,
+        set_sha256=data.spec.fingerprint,
+        set_index=set_index,
+        seed=seed,
+        bytes_images=data.train.images.nbytes,
+        bytes_labels=0,
+        bytes_other=data.train.labels.nbytes + sum(value.nbytes for value in weights),
+        **_measured(network, record, like, data, recipe, compute),
+    )
+
+
+def resolved_config(dataset: DistilledDataset, recipe: StudentRecipe) -> dict[str, Any]:
+    """What results must have in common to be compared: the recipe with its number of epochs, the views, the steps."""
+    epochs = recipe.epochs or dataset.epochs
+    return {
+        "recipe": to_mapping(replace(recipe, epochs=epochs)),
+        "views": dataset.views.to_dict(),
+        "view_version": VIEW_VERSION,
+        "steps": epochs * dataset.plan(0).n_steps,
+    }
+
+
+def _measured(
+    network: nn.Module,
+    record: TrainRecord,
+    like: DistilledDataset,
+    data: Data,
+    recipe: StudentRecipe,
+    compute: Compute,
+) -> dict[str, Any]:
+    """The fields that do not depend on whose images they were."""
+    config = resolved_config(like, recipe)
+    return {
+        "data": data.spec.name,
+        "ipc": 1 + max(int(file.columns["slots"].max()) for file in like.files.images),
+        "student": recipe.network,
+        "targets": recipe.targets,
+        "accuracy": evaluate_student(network, data, like.spec, compute=compute),
+        "losses": record.losses,
+        "steps": record.steps,
+        "config": config,
+        "config_sha256": config_hash(config),
+        "versions": versions(),
+        "compute": compute.identity(),
+        "seconds": record.seconds,
+        "peak_memory": peak_memory(compute),
+    }

@@ -1,0 +1,207 @@
+"""One result, one JSON line: what was measured, on what, with which settings, at which cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import os
+import platform
+import resource
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from condense.device import Compute
+from condense.errors import CondenseError
+from condense.files import canonical_json, disk_errors
+
+__all__ = ["Result", "ResultError", "append_result", "config_hash", "peak_memory", "read_results", "versions"]
+
+RESULT_FORMAT = 1
+
+
+class ResultError(CondenseError):
+    """A file of results, or a line of it, that cannot be read as results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One trained student, measured.
+
+    Runs with one `condition`, data set, IPC, student, targets and `config_sha256` are repetitions of each other; runs
+    of two conditions are compared only where those last five agree.
+    """
+
+    condition: str
+    """What a table's row is called: "cda (real start)", "random", "whole data"."""
+    method: str
+    data: str
+    ipc: int
+    set_name: str
+    set_sha256: str
+    set_index: int
+    student: str
+    targets: Literal["soft", "hard"]
+    seed: int
+    accuracy: float
+    """On the test images after the last step, in [0, 1]."""
+    losses: tuple[float, ...]
+    """The mean training loss of every epoch."""
+    steps: int
+    bytes_images: int
+    bytes_labels: int
+    bytes_other: int
+    """Whatever else training needs: metadata, and the teachers' weights where they label online."""
+    config: Mapping[str, Any]
+    """The resolved training recipe and views, equal for all conditions that may be compared."""
+    config_sha256: str
+    versions: Mapping[str, str]
+    compute: Mapping[str, str | int]
+    """Device, precision, threads, hardware: :meth:`condense.device.Compute.identity`."""
+    seconds: float
+    peak_memory: int
+    """Bytes, see :func:`peak_memory`."""
+    format: int = RESULT_FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != RESULT_FORMAT:
+            raise ResultError(f"result format is {self.format}, expected {RESULT_FORMAT}; use a newer condense")
+        if self.targets not in ("soft", "hard"):
+            raise ResultError(f'targets is "{self.targets}", expected "soft" or "hard"')
+        if not 0 <= self.accuracy <= 1:
+            raise ResultError(f"accuracy is {self.accuracy}, expected a number in [0, 1]")
+        if not all(math.isfinite(loss) for loss in self.losses):
+            raise ResultError("losses are not finite: a failed run is not a result")
+        if self.config_sha256 != config_hash(self.config):
+            raise ResultError(f"config_sha256 {self.config_sha256[:12]}... is not the hash of config; it was edited")
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What makes two results repetitions of the very same run: a study that resumes skips these."""
+        run = (self.condition, self.data, self.ipc, self.set_sha256, self.set_index, self.student, self.targets)
+        return (*map(str, run), str(self.seed), self.config_sha256)
+
+    def to_json(self) -> str:
+        """One line without a line end."""
+        return canonical_json(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Result:
+        """The inverse of :meth:`to_json`; :class:`ResultError` names the field that is missing, unknown or wrong."""
+        try:
+            values = json.loads(line)
+        except ValueError:
+            raise ResultError("it is not JSON") from None
+        if not isinstance(values, dict):
+            raise ResultError(f"it is a JSON {type(values).__name__}, expected an object")
+        names = {field.name for field in dataclasses.fields(cls)}
+        for what, odd in (("lacks", names - values.keys()), ("has the unknown", values.keys() - names)):
+            if odd:
+                raise ResultError(f"it {what} field {', '.join(sorted(odd))}")
+        for name, value in values.items():
+            _check_type(name, value)
+        return cls(**{**values, "losses": tuple(values["losses"])})
+
+
+def _check_type(name: str, value: object) -> None:
+    expected: tuple[type, ...]
+    if name in ("accuracy", "seconds"):
+        expected = (int, float)
+    elif name in ("config", "versions", "compute"):
+        expected = (dict,)
+    elif name == "losses":
+        expected = (list,)
+    elif name in ("condition", "method", "data", "set_name", "set_sha256", "student", "targets", "config_sha256"):
+        expected = (str,)
+    else:
+        expected = (int,)
+    if not isinstance(value, expected) or isinstance(value, bool):
+        raise ResultError(f"{name} is {value!r}, expected {expected[-1].__name__}")
+    if name == "losses" and isinstance(value, list) and not all(isinstance(loss, int | float) for loss in value):
+        raise ResultError("losses holds something else than numbers")
+
+
+def append_result(path: Path, result: Result) -> None:
+    """Add one line, whole or not at all, also when several processes append and when one was killed in the middle.
+
+    Under a lock on the file: what a killed writer left after the last line end is cut off, then the line is written
+    and made durable. A full disk raises :class:`~condense.errors.OutputError` and leaves the file as it was.
+    """
+    line = (result.to_json() + "\n").encode()
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            end = _whole_lines(file.fileno())
+            file.truncate(end)
+            try:
+                done = 0
+                while done < len(line):
+                    done += os.write(file.fileno(), line[done:])
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
+
+
+def _whole_lines(handle: int, block: int = 65536) -> int:
+    """Bytes up to and including the last line end."""
+    end = os.fstat(handle).st_size
+    while end > 0:
+        start = max(0, end - block)
+        found = os.pread(handle, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def read_results(paths: Path | Iterable[Path]) -> list[Result]:
+    """Every result of one or several files, in order.
+
+    Raises :class:`ResultError` naming file and line for anything that is not a valid result. An unfinished last line
+    (a writer was killed) is left out: that run counts as not done.
+    """
+    results = []
+    for path in [paths] if isinstance(paths, Path) else paths:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ResultError(f"cannot read results from {path}: {error}; expected a file of JSON lines") from None
+        whole, _, _ = text.rpartition("\n")
+        for number, line in enumerate(whole.split("\n") if whole else [], start=1):
+            try:
+                results.append(Result.from_json(line))
+            except ResultError as error:
+                raise ResultError(f"{path}, line {number}: {error}") from None
+    return results
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of the configuration's canonical JSON."""
+    return hashlib.sha256(canonical_json(config).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of what a result depends on."""
+    return {"python": platform.python_version(), "numpy": version("numpy"), "torch": torch.__version__}
+
+
+def peak_memory(compute: Compute) -> int:
+    """Bytes: the most that tensors took on a CUDA device, else the most that this *process* ever held.
+
+    The process figure never falls: after a larger job in the same process it is that job's. The CUDA figure counts
+    from the last ``torch.cuda.reset_peak_memory_stats``.
+    """
+    if compute.torch_device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(compute.torch_device))
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, kibibytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

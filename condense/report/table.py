@@ -1,0 +1,173 @@
+"""The table of an evaluation, on the terminal and as Markdown, from the same rows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from condense.evaluate.statistics import Difference, Summary, paired_difference, summarise
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from condense.evaluate.results import Result
+
+__all__ = ["Row", "markdown", "rows_of", "show"]
+
+HEADINGS = (
+    "data",
+    "IPC",
+    "condition",
+    "student",
+    "targets",
+    "accuracy, mean ± sd (sets x students)",
+    "95 % interval",
+    "difference to {baseline}",
+    "images",
+    "labels",
+)
+NONE = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One condition, with one student and one kind of targets, over all its runs."""
+
+    data: str
+    ipc: int
+    condition: str
+    student: str
+    targets: str
+    summary: Summary
+    baseline: str
+    difference: Difference | None
+    """To the baseline with the same data, IPC, student, targets and recipe; None where there is nothing to pair."""
+    image_bytes: int
+    """Of one set, the mean over the runs; `label_bytes` likewise."""
+    label_bytes: int
+
+    @property
+    def statement(self) -> str:
+        """One line in words."""
+        head = f"{self.condition}, {self.student}, {self.targets} targets"
+        if self.condition == self.baseline:
+            return f"{head}: the baseline"
+        if self.difference is None:
+            return f"{head}: no run of {self.baseline} to compare with (same set numbers, seeds and recipe)"
+        return f"{head}: {self.difference.statement(self.baseline)}"
+
+
+def rows_of(results: Sequence[Result], baseline: str = "random") -> list[Row]:
+    """Group results into rows, in order of first appearance.
+
+    Only runs of the same recipe are put together or compared. Where a run is there twice, the later one counts.
+    """
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.condition, *_setting(result)), []).append(result)
+    return [_row(group, groups.get((baseline, *_setting(group[0])), []), baseline) for group in groups.values()]
+
+
+def _setting(result: Result) -> tuple[str, ...]:
+    """What must agree for two results to be comparable."""
+    return (result.data, str(result.ipc), result.student, result.targets, result.config_sha256)
+
+
+def _row(group: list[Result], base: list[Result], baseline: str) -> Row:
+    first = group[0]
+    return Row(
+        data=first.data,
+        ipc=first.ipc,
+        condition=first.condition,
+        student=first.student,
+        targets=first.targets,
+        summary=summarise(_runs(group)),
+        baseline=baseline,
+        difference=paired_difference(_runs(group), _runs(base)) if first.condition != baseline else None,
+        image_bytes=sum(result.bytes_images for result in group) // len(group),
+        label_bytes=sum(result.bytes_labels for result in group) // len(group),
+    )
+
+
+def _runs(group: Sequence[Result]) -> dict[tuple[int, int], float]:
+    return {(result.set_index, result.seed): result.accuracy for result in group}
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A Markdown table, and below it one sentence per row."""
+    cells = [_headings(rows), *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join([*lines, "", *(f"- {row.statement}" for row in rows)]) + "\n"
+
+
+def show(rows: Sequence[Row], console: Console | None = None) -> None:
+    """The table on a terminal; the Markdown where the output is not one (a file, a pipe). Default: standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = console or Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.file.write(markdown(rows))
+        return
+    table = Table()
+    for heading in _headings(rows):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*_cells(row), style={"better": "green", "worse": "red"}.get(_verdict(row)))
+    console.print(table)
+    for row in rows:
+        console.print(f"- {row.statement}", markup=False, highlight=False)
+
+
+def _verdict(row: Row) -> str:
+    return row.difference.verdict if row.difference else ""
+
+
+def _headings(rows: Sequence[Row]) -> list[str]:
+    baseline = rows[0].baseline if rows else "baseline"
+    return [heading.format(baseline=baseline) for heading in HEADINGS]
+
+
+def _cells(row: Row) -> list[str]:
+    summary = row.summary
+    spread = f" ± {100 * summary.sd:.2f}" if summary.sd is not None else ""
+    unit = " (1 set)" if summary.unit == "student" and summary.interval else ""
+    return [
+        row.data,
+        str(row.ipc),
+        row.condition,
+        row.student,
+        row.targets,
+        f"{100 * summary.mean:.2f}{spread} ({summary.n_sets} x {summary.n_students})",
+        _interval(summary.interval) + unit,
+        _difference(row),
+        _bytes(row.image_bytes),
+        _bytes(row.label_bytes),
+    ]
+
+
+def _difference(row: Row) -> str:
+    if row.condition == row.baseline:
+        return "baseline"
+    if row.difference is None:
+        return NONE
+    return f"{100 * row.difference.mean:+.2f} ({_interval(row.difference.interval, '+')})"
+
+
+def _interval(interval: tuple[float, float] | None, sign: str = "") -> str:
+    if interval is None:
+        return NONE
+    low, high = (format(100 * bound, f"{sign}.2f") for bound in interval)
+    return f"{low} to {high}"
+
+
+def _bytes(count: int) -> str:
+    """Decimal units, three figures."""
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 999.5 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}"
