@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -58,17 +58,12 @@ def in_order(jobs: Iterable[Job]) -> list[Job]:
     """Every job and everything below it, once each (by id), inputs before the jobs that need them."""
     seen: dict[str, Job] = {}
 
-    def visit(job: Job) -> Iterator[Job]:
-        stack: list[tuple[Job, bool]] = [(job, False)]
-        while stack:
-            current, ready = stack.pop()
-            if current.id in seen:
-                continue
-            if ready:
-                seen[current.id] = current
-                yield current
-            else:
-                stack.append((current, True))
-                stack.extend((below, False) for below in reversed(current.inputs) if below.id not in seen)
+    def visit(job: Job) -> None:
+        if job.id not in seen:
+            for below in job.inputs:
+                visit(below)
+            seen[job.id] = job
 
-    return [found for job in jobs for found in visit(job)]
+    for job in jobs:
+        visit(job)
+    return list(seen.values())

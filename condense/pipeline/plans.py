@@ -1,0 +1,157 @@
+"""Plans: what a distillation or an evaluation consists of, as jobs named by all that their results depend on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from condense.config import to_mapping
+from condense.data import DATASETS, Data, DatasetSpec
+from condense.engine.job import Job
+from condense.engine.run import run
+from condense.evaluate.student import StudentRecipe
+from condense.files import canonical_json, sha256_file
+from condense.labels.relabel import LabelConfig
+from condense.pipeline.context import Context, DataRequest
+from condense.pipeline.request import Request
+from condense.pipeline.workers import WORKERS
+from condense.teachers.recipe import TeacherRecipe
+
+__all__ = ["common_of", "labels_job", "set_hash", "set_jobs", "student_job", "teacher_job"]
+
+
+def common_of(request: DataRequest, data: Data) -> dict[str, Any]:
+    """What every job that reads the data set carries: its hash, and where it is."""
+    digest = hashlib.sha256(canonical_json(data.spec.to_dict()).encode()).hexdigest()
+    return {"sources": (digest,), "where": {"data": asdict(request)}}
+
+
+def teacher_job(request: DataRequest, data: Data, recipe: TeacherRecipe, context: Context) -> Job:
+    """A teacher to be trained."""
+    config = {"recipe": to_mapping(recipe), "compute": context.compute.identity()}
+    return Job("teacher", config, title=f"teacher {recipe.network}", **common_of(request, data))
+
+
+def set_jobs(
+    request: Request,
+    spec: DatasetSpec,
+    context: Context,
+    teachers: tuple[Job, ...],
+    *,
+    name: str,
+    indices: Sequence[int] | None = None,
+) -> list[Job]:
+    """One job per set (numbers ``indices``, by default all of the request); below it rows -> images -> labels."""
+    common = common_of(request.data, context.data(request.data))
+    return [
+        set_job(request, spec, context, teachers, common, index, name if request.sets == 1 else f"{name}-{index}")
+        for index in (range(request.sets) if indices is None else indices)
+    ]
+
+
+def set_job(
+    request: Request,
+    spec: DatasetSpec,
+    context: Context,
+    teachers: tuple[Job, ...],
+    common: Mapping[str, Any],
+    index: int,
+    name: str,
+) -> Job:
+    """The jobs of one set."""
+    method = request.method
+    blocks = tuple(
+        Job(
+            "rows",
+            {
+                "method": method.name,
+                "settings": to_mapping(method.config),
+                "set_index": block.set_index,
+                "seed": block.seed,
+                "slots": list(block.slots),
+                "classes": list(block.classes),
+                "compute": context.compute.identity(),
+            },
+            revision=method.revision,
+            inputs=teachers if method.needs.teachers != "none" else (),
+            title=f"{method.name}, set {index}, slots {block.slots[0]} to {block.slots[-1]}",
+            **common,
+        )
+        for block in method.jobs(spec, request.ipc, index, request.seed)
+    )
+    images = Job("images", {"ipc": request.ipc}, inputs=blocks, title=f"images of set {index}", **common)
+    labels = labels_job(request.labels, images, teachers, context, common)
+    info = {
+        "name": name,
+        "method": {"name": method.name, "revision": method.revision},
+        "config": {
+            "ipc": request.ipc,
+            "settings": to_mapping(method.config),
+            "labels": to_mapping(request.labels),
+            "data": shareable(request.data, spec),
+        },
+        "seeds": {"root": request.seed, "set": index},
+        "contains_real_images": method.contains_real_images,
+        "licence": licence_of(request.data.name),
+    }
+    return Job("set", {"info": info}, inputs=(images, labels, *teachers), title=f"set {index}", **common)
+
+
+def labels_job(
+    labels: LabelConfig, images: Job, teachers: tuple[Job, ...], context: Context, common: Mapping[str, Any]
+) -> Job:
+    """Labels of the images of one job."""
+    config = {"labels": to_mapping(labels), "compute": context.compute.identity()}
+    return Job("labels", config, inputs=(images, *teachers), title="labels", **common)
+
+
+def student_job(
+    path: Path,
+    recipe: StudentRecipe,
+    seed: int,
+    set_index: int,
+    context: Context,
+    data: DataRequest | None,
+    *,
+    weights: bool = False,
+) -> Job:
+    """A student of a set on disk; measured if there is a data set."""
+    config = {
+        "recipe": to_mapping(recipe),
+        "seed": seed,
+        "set_index": set_index,
+        "weights": weights,
+        "measured": data is not None,
+        "compute": context.compute.identity(),
+    }
+    where: dict[str, Any] = {"set": str(path)}
+    sources: tuple[str, ...] = (set_hash(path),)
+    if data is not None:
+        common = common_of(data, context.data(data))
+        where, sources = {**where, **common["where"]}, (*sources, *common["sources"])
+    title = f"student {recipe.network}, {recipe.targets} targets, set {set_index}, seed {seed}"
+    return Job("student", config, sources=sources, where=where, title=title)
+
+
+def set_hash(path: Path) -> str:
+    """What a set on disk is called in ids: the hash of its ``set.json``, which has the hash of every file."""
+    return sha256_file(path / "set.json")
+
+
+def shareable(request: DataRequest, spec: DatasetSpec) -> dict[str, Any]:
+    """The request as a set may carry it to other machines: without paths."""
+    values = {key: value for key, value in asdict(request).items() if key != "root"}
+    return {**values, "name": request.name if request.name in DATASETS else spec.name}
+
+
+def licence_of(name: str) -> str:
+    """The licence of a data set's images, where it is known."""
+    return DATASETS[name].licence if name in DATASETS else "unknown"
+
+
+def run_all(jobs: Sequence[Job], context: Context) -> list[Path]:
+    """Make what is missing; the folders of ``jobs``."""
+    return run(jobs, context.store, WORKERS, context, context.report)

@@ -1,0 +1,101 @@
+"""A distillation with every setting filled in, from a recipe: a YAML file, ``--set key=value``, options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from condense.config import from_mapping, merge
+from condense.data import DATASETS
+from condense.errors import ConfigError, suggest
+from condense.labels.relabel import LabelConfig
+from condense.methods import METHODS
+from condense.methods.base import Method
+from condense.pipeline.context import DataRequest
+from condense.shards import SetInfo
+from condense.teachers.recipe import TeacherRecipe
+
+__all__ = ["Request", "request_of", "resolve"]
+
+SECTIONS = ("data", "method", "ipc", "sets", "seed", "teacher", "labels")
+"""Keys of a recipe that are not settings of its method."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A distillation with every setting filled in."""
+
+    data: DataRequest
+    method: Method
+    ipc: int
+    sets: int = 1
+    seed: int = 0
+    teacher: TeacherRecipe
+    labels: LabelConfig
+
+    def __post_init__(self) -> None:
+        for name in ("ipc", "sets"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
+
+
+def resolve(values: Mapping[str, Any], *, quick: bool = False) -> Request:
+    """Check a recipe (a mapping, see `SECTIONS`; every other key is a setting of its method) and fill in defaults.
+
+    ``quick`` lays a budget of seconds below what the recipe says. Raises :class:`ConfigError` for unknown names.
+    """
+    for needed in ("data", "method", "ipc"):
+        if values.get(needed) is None:
+            raise ConfigError(f"the recipe says no {needed}; give --{needed}")
+    method = find_method(values["method"])
+    given = {key: value for key, value in values.items() if key not in SECTIONS}
+    unknown = [key for key in given if key not in {entry.name for entry in fields(method.Config)}]
+    if unknown:
+        known = [*SECTIONS, *(entry.name for entry in fields(method.Config))]
+        raise ConfigError(f'method {method.name} has no setting "{unknown[0]}"; {suggest(unknown[0], known)}')
+    data = values["data"]
+    plain = {
+        "data": {"name": data} if isinstance(data, str) else data,
+        **{key: values[key] for key in ("ipc", "sets", "seed") if key in values},
+        "teacher": merge(QUICK_TEACHER if quick else {}, values.get("teacher", {})),
+        "labels": merge(QUICK_LABELS if quick else {}, values.get("labels", {})),
+    }
+    settings = from_mapping(method.Config, merge(method.quick if quick else {}, given))
+    return from_mapping(_Plain, plain).with_method(method(settings))
+
+
+QUICK_TEACHER: dict[str, Any] = {"network": "resnet8", "epochs": 1}
+QUICK_LABELS: dict[str, Any] = {"epochs": 5}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plain:
+    """The sections of a recipe that do not depend on the method."""
+
+    data: DataRequest
+    ipc: int
+    sets: int = 1
+    seed: int = 0
+    teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+    labels: LabelConfig = field(default_factory=LabelConfig)
+
+    def with_method(self, method: Method) -> Request:
+        return Request(**{entry.name: getattr(self, entry.name) for entry in fields(self)}, method=method)
+
+
+def find_method(name: object) -> type[Method]:
+    """Raises :class:`ConfigError` for a name that is not in METHODS."""
+    if not isinstance(name, str) or name not in METHODS:
+        raise ConfigError(f'there is no method "{name}"; {suggest(str(name), METHODS)}')
+    return METHODS[name]
+
+
+def request_of(info: SetInfo) -> DataRequest:
+    """The data set that a set was made of, if anybody can open it by name."""
+    values = info.config.get("data", {})
+    if not isinstance(values, Mapping) or values.get("name") not in DATASETS:
+        raise ConfigError(f'set "{info.name}" was made of {info.spec["name"]}; say where that is with --data')
+    return from_mapping(DataRequest, values, "data")

@@ -1,0 +1,88 @@
+"""Making sets: distil a data set, or give the images of a set new labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from condense.config import to_mapping
+from condense.data import DatasetSpec
+from condense.dataset import load
+from condense.engine.job import Job
+from condense.evaluate.student import check_same_data
+from condense.labels.relabel import LabelConfig
+from condense.pipeline.context import Context, DataRequest
+from condense.pipeline.plans import common_of, labels_job, run_all, set_hash, set_jobs
+from condense.pipeline.publish import publish, refuse_other_files, refuse_other_set
+from condense.pipeline.request import Request, request_of
+from condense.pipeline.teachers import given_teachers, stored_teachers, teacher_jobs
+
+__all__ = ["distill", "relabel"]
+
+
+def distill(
+    request: Request, context: Context, *, out: Path | None = None, teachers: Sequence[Path] = ()
+) -> list[Path]:
+    """Make ``request.sets`` distilled sets and publish them; returns their folders.
+
+    out: the folder of the set, or of ``set-0``, ``set-1``, ... for several; default
+        ``synthesized/<data>-ipc<N>-<method>``. A folder that already holds this very set is left as it is.
+    teachers: folders of trained teachers; without any, one is trained by ``request.teacher``.
+
+    Everything that can be refused is refused before any work: raises children of :class:`CondenseError`.
+    """
+    data = context.data(request.data)
+    request.method.check(data.spec, request.ipc)
+    name = f"{plain_name(data.spec)}-ipc{request.ipc}-{request.method.name}"
+    out = out or Path("synthesized") / name
+    folders = [out] if request.sets == 1 else [out / f"set-{index}" for index in range(request.sets)]
+    for folder in folders:
+        refuse_other_files(folder)
+    jobs = set_jobs(request, data.spec, context, teacher_jobs(request, data, context, teachers), name=name)
+    for job, folder in zip(jobs, folders, strict=True):
+        refuse_other_set(folder, job)
+    for made, folder in zip(run_all(jobs, context), folders, strict=True):
+        publish(made, folder)
+    return folders
+
+
+def relabel(
+    path: Path,
+    context: Context,
+    *,
+    labels: LabelConfig,
+    out: Path,
+    teachers: Sequence[Path] = (),
+    data: DataRequest | None = None,
+) -> Path:
+    """Give the images of a set new labels; the new set goes to ``out``, the old one is not touched.
+
+    teachers: their folders; without any, those that labelled the set, if the store has them.
+    """
+    dataset = load(path)
+    request = data or request_of(dataset.info)
+    opened = context.data(request)
+    check_same_data(dataset.spec, opened.spec)
+    makers = given_teachers(opened.spec, teachers) if teachers else stored_teachers(dataset.info, context)
+    common = common_of(request, opened)
+    images = Job("supplied-images", {"sha256": set_hash(path)}, where={"folder": str(path)}, title="images")
+    labelled = labels_job(labels, images, makers, context, common)
+    info = {
+        "name": dataset.info.name,
+        "method": dict(dataset.info.method),
+        "config": {**dataset.info.config, "labels": to_mapping(labels)},
+        "seeds": dict(dataset.info.seeds),
+        "contains_real_images": dataset.info.contains_real_images,
+        "licence": dataset.info.licence,
+    }
+    job = Job("set", {"info": info}, inputs=(images, labelled, *makers), title="set", **common)
+    refuse_other_files(out)
+    refuse_other_set(out, job)
+    publish(run_all([job], context)[0], out)
+    return out
+
+
+def plain_name(spec: DatasetSpec) -> str:
+    """The data set's name as a part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", spec.name.partition(":")[2] or spec.name).strip("-") or "data"

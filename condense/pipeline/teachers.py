@@ -1,0 +1,111 @@
+"""Teachers for a distillation: trained, supplied by the user, or found again in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from condense.data import Data, DatasetSpec
+from condense.engine.job import Job
+from condense.errors import TeacherError
+from condense.files import disk_errors
+from condense.methods.base import Needs
+from condense.networks import build
+from condense.pipeline.context import Context, DataRequest
+from condense.pipeline.plans import run_all, teacher_job
+from condense.pipeline.publish import publish, refuse_other_files
+from condense.pipeline.request import Request
+from condense.shards import SetInfo
+from condense.teachers import check_teacher, load_teacher, save_teacher
+from condense.teachers.importing import import_teacher as bring
+from condense.teachers.recipe import TeacherRecipe
+
+__all__ = ["given_teachers", "import_teacher", "stored_teachers", "teacher_jobs", "train_teacher"]
+
+
+def train_teacher(request: DataRequest, recipe: TeacherRecipe, context: Context, *, out: Path | None = None) -> Path:
+    """Train a teacher, or find it trained, and copy its folder to ``out``; returns the folder."""
+    if out is not None:
+        refuse_other_files(out, "teacher.json")
+    made = run_all([teacher_job(request, context.data(request), recipe, context)], context)[0]
+    return made if out is None else publish(made, out)
+
+
+def import_teacher(
+    weights: Path,
+    request: DataRequest,
+    context: Context,
+    *,
+    network: str,
+    out: Path,
+    class_names: Sequence[str] | None = None,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Path:
+    """Bring foreign weights into a teacher's folder ``out``, measured; see :mod:`condense.teachers.importing`."""
+    refuse_other_files(out, "teacher.json")
+    brought, info = bring(
+        weights,
+        context.data(request),
+        network=network,
+        class_names=class_names,
+        normalisation=normalisation,
+        compute=context.compute,
+        report=context.report,
+    )
+    with disk_errors(out):
+        save_teacher(out, brought, info)
+    return out
+
+
+def teacher_jobs(request: Request, data: Data, context: Context, folders: Sequence[Path]) -> tuple[Job, ...]:
+    """The teachers of a distillation, on disk and checked against the data set and the method."""
+    if not folders:
+        build_for(data.spec, request.teacher.network)
+        job = teacher_job(request.data, data, request.teacher, context)
+        folders = run_all([job], context)
+        check_fits(folders[0], data.spec, request.method.needs)
+        return (job,)
+    for folder in folders:
+        check_fits(folder, data.spec, request.method.needs)
+    return given_teachers(data.spec, folders)
+
+
+def given_teachers(spec: DatasetSpec, folders: Sequence[Path]) -> tuple[Job, ...]:
+    """Teachers from outside, by the hash of what they are."""
+    for folder in folders:
+        check_fits(folder, spec)
+    return tuple(
+        Job("supplied-teacher", {"sha256": load_teacher(folder).sha256}, where={"folder": str(folder)}, title="teacher")
+        for folder in folders
+    )
+
+
+def check_fits(folder: Path, spec: DatasetSpec, needs: Needs | None = None) -> None:
+    """Raises :class:`TeacherError` for a teacher that cannot serve this data set and method."""
+    teacher = load_teacher(folder)
+    batchnorm = needs is not None and needs.teachers == "batchnorm"
+    check_teacher(teacher.info, spec, needs_batchnorm=batchnorm, network=teacher.network)
+
+
+def stored_teachers(info: SetInfo, context: Context) -> tuple[Job, ...]:
+    """The teachers that labelled a set, where the store still has them."""
+    jobs = []
+    for known, job_id in zip(info.teachers, list(info.config.get("inputs", ()))[2:], strict=False):
+        folder = context.store.path(job_id)
+        if not context.store.has(job_id):
+            break
+        jobs.append(
+            Job("supplied-teacher", {"sha256": known["sha256"]}, where={"folder": str(folder)}, title="teacher")
+        )
+    if not jobs or len(jobs) != len(info.teachers):
+        networks = ", ".join(known["network"] for known in info.teachers) or "none"
+        raise TeacherError(
+            f'the teachers of set "{info.name}" ({networks}) are not in the store {context.store.root}; '
+            "give their folders with --teacher"
+        )
+    return tuple(jobs)
+
+
+def build_for(spec: DatasetSpec, network: str) -> None:
+    """Raises :class:`NetworkError` for a network that does not exist or cannot take the images."""
+    build(network, channels=spec.channels, height=spec.height, width=spec.width, n_classes=spec.n_classes)

@@ -1,0 +1,233 @@
+"""What is done for each kind of job: one function ``(job, inputs' folders, folder to fill, context)`` each.
+
+Workers put the parts together; they hold no algorithm. What they write is the same bytes for the same job.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_file
+from torch import nn
+
+from condense.config import from_mapping
+from condense.data import DatasetSpec
+from condense.dataset import load
+from condense.engine.job import Job
+from condense.engine.run import Worker
+from condense.evaluate.measure import measure_real, measure_set
+from condense.evaluate.results import Result
+from condense.evaluate.student import StudentRecipe, train_on_real, train_student
+from condense.files import canonical_json
+from condense.labels.relabel import LabelConfig, make_logits
+from condense.methods import METHODS
+from condense.methods.base import Rows, SynthesisJob
+from condense.pipeline.context import Context
+from condense.shards import SetInfo, image_name, label_name, read_images, shard_slices, write_images, write_labels
+from condense.shards import write_set as finish_set
+from condense.teachers import save_teacher
+from condense.teachers.recipe import TeacherRecipe, train_teacher
+from condense.views.config import VIEW_VERSION
+
+__all__ = ["WORKERS", "read_rows"]
+
+
+def teacher(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+    """Train a teacher on the data set (the squeeze step)."""
+    network, info = train_teacher(
+        context.data_of(job),
+        from_mapping(TeacherRecipe, job.config["recipe"], "teacher"),
+        compute=context.compute,
+        report=context.report,
+        checkpoint=context.store.checkpoint(job),
+    )
+    save_teacher(folder, network, info)
+
+
+def supplied(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+    """Copy a folder from outside into the store."""
+    shutil.copytree(job.where["folder"], folder, dirs_exist_ok=True)
+
+
+def supplied_images(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+    """Copy the image files of a set from outside into the store."""
+    for path in image_files(Path(job.where["folder"])):
+        shutil.copyfile(path, folder / path.name)
+
+
+def rows(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+    """Synthesise one block of rows."""
+    method_class = METHODS[job.config["method"]]
+    method = method_class(from_mapping(method_class.Config, job.config["settings"]))
+    data = context.data_of(job)
+    block = SynthesisJob(
+        spec=data.spec,
+        set_index=job.config["set_index"],
+        seed=job.config["seed"],
+        slots=tuple(job.config["slots"]),
+        classes=tuple(job.config["classes"]),
+    )
+    made = method.synthesise(
+        block,
+        teachers=context.teachers(inputs),
+        train=data.train,
+        compute=context.compute,
+        report=context.report,
+        checkpoint=context.store.checkpoint(job),
+    )
+    for name, array in (("pixels", made.pixels), ("labels", made.labels), ("slots", made.slots)):
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
+def read_rows(folder: Path) -> Rows:
+    """The block that :func:`rows` wrote, as memory maps."""
+    return Rows(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pixels", "labels", "slots")})
+
+
+def images(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+    """Pack blocks of rows into image files, in slot-major order, leaving out slots that are not wanted."""
+    blocks = [read_rows(path) for path in inputs]
+    labels = np.concatenate([block.labels for block in blocks])
+    slots = np.concatenate([block.slots for block in blocks])
+    order = np.lexsort((labels, slots))
+    order = order[slots[order] < job.config["ipc"]]
+    pixels = np.concatenate([block.pixels for block in blocks])
+    spec = context.data_of(job).spec
+    for index, part in enumerate(shard_slices(len(order), pixels[0].nbytes)):
+        write_images(
+            folder / image_name(index),
+            columns={"images": pixels[order[part]]},
+            labels=labels[order[part]],
+            slots=slots[order[part]],
+            spec=spec.to_dict(),
+        )
+
+
+def labels(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+    """Label every view of every epoch: what the teachers say about exactly what the student will see."""
+    config = from_mapping(LabelConfig, job.config["labels"], "labels")
+    files = image_files(inputs[0])
+    teachers = context.teachers(inputs[1:])
+    pixels = np.concatenate([read_images(path).decode() for path in files])
+    spec = context.data_of(job).spec
+    logits = make_logits(
+        pixels,
+        teachers,
+        spec,
+        config,
+        compute=context.compute,
+        report=context.report,
+        checkpoint=context.store.checkpoint(job),
+    )
+    for index, part in enumerate(shard_slices(len(logits), logits[0].nbytes)):
+        write_labels(
+            folder / label_name(index),
+            columns={"logits": logits[part]},
+            images=files,
+            views=config.views.to_dict(),
+            view_version=VIEW_VERSION,
+            seed=config.seed,
+            epochs=config.epochs,
+            first_epoch=part.start,
+            teachers=[{"network": one.info.network, "sha256": one.sha256} for one in teachers],
+            teacher_bn=config.teacher_bn,
+            codec=config.codec,
+        )
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files of an artefact or a set, in order."""
+    return sorted(folder.glob("images-*.h5"))
+
+
+def whole_set(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+    """Put images, labels and what is known of them into one folder. Inputs: images, labels, teachers."""
+    for path in (*image_files(inputs[0]), *sorted(inputs[1].glob("labels-*.h5"))):
+        shutil.copyfile(path, folder / path.name)
+    known = job.config["info"]
+    teachers = context.teachers(inputs[2:])
+    finish_set(
+        folder,
+        SetInfo(
+            name=known["name"],
+            spec=context.data_of(job).spec.to_dict(),
+            method=known["method"],
+            config={**known["config"], "inputs": [below.id for below in job.inputs]},
+            seeds=known["seeds"],
+            teachers=[{"network": one.info.network, "sha256": one.sha256} for one in teachers],
+            contains_real_images=known["contains_real_images"],
+            licence=known["licence"],
+        ),
+    )
+
+
+def student(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+    """Train a fresh network on a set and measure it on the test images. The set is an input or lies at ``where``."""
+    dataset = load(inputs[0] if inputs else job.where["set"])
+    recipe = from_mapping(StudentRecipe, job.config["recipe"], "student")
+    common: dict[str, Any] = {"seed": job.config["seed"], "set_index": job.config["set_index"]}
+    network, record = train_student(
+        dataset,
+        recipe,
+        **common,
+        compute=context.compute,
+        report=context.report,
+        checkpoint=context.store.checkpoint(job),
+    )
+    if "data" in job.where:
+        data = context.data_of(job)
+        keep_result(folder, measure_set(network, record, dataset, data, recipe, **common, compute=context.compute))
+    if job.config["weights"]:
+        save_network(folder / "model.safetensors", network, dataset.spec, recipe.network)
+
+
+def student_on_real(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+    """The same number of the same steps on all training images. Inputs: the teachers, for soft targets."""
+    like, data = load(job.where["set"]), context.data_of(job)
+    recipe = from_mapping(StudentRecipe, job.config["recipe"], "student")
+    teachers = context.teachers(inputs)
+    common: dict[str, Any] = {
+        "teachers": teachers,
+        "seed": job.config["seed"],
+        "set_index": job.config["set_index"],
+        "compute": context.compute,
+    }
+    network, record = train_on_real(
+        data,
+        like,
+        recipe,
+        teacher_bn=job.config["teacher_bn"],
+        report=context.report,
+        checkpoint=context.store.checkpoint(job),
+        **common,
+    )
+    keep_result(folder, measure_real(network, record, like, data, recipe, **common))
+
+
+def keep_result(folder: Path, result: Result) -> None:
+    """Write ``result.json``, without seconds and memory: the artefact is the same bytes wherever it was made."""
+    (folder / "result.json").write_text(replace(result, seconds=0.0, peak_memory=0).to_json() + "\n")
+
+
+def save_network(path: Path, network: nn.Module, spec: DatasetSpec, name: str) -> None:
+    """Weights with, as metadata, what one needs to use them: the network's name and the data set's spec, as JSON."""
+    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    save_file(weights, path, metadata={"network": name, "spec": canonical_json(spec.to_dict())})
+
+
+WORKERS: dict[str, Worker[Context]] = {
+    "teacher": teacher,
+    "supplied-teacher": supplied,
+    "supplied-images": supplied_images,
+    "rows": rows,
+    "images": images,
+    "labels": labels,
+    "set": whole_set,
+    "student": student,
+    "student-on-real": student_on_real,
+}
