@@ -1,1 +1,69 @@
-"""Dataset distillation."""
+"""Dataset distillation: a few images per class that train a fresh network almost as well as the whole data set.
+
+>>> import condense
+>>> [folder] = condense.distill(data="fashion-mini", method="cda", ipc=10)  # doctest: +SKIP
+>>> distilled = condense.load(folder)  # a torchvision-style Dataset  # doctest: +SKIP
+>>> results = condense.evaluate([folder], students=["convnet3-bn"], seeds=3)  # doctest: +SKIP
+
+Names are imported when they are first used, so ``import condense`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from condense.api import distill, evaluate, relabel, train, train_teacher
+    from condense.data import open_data
+    from condense.dataset import DistilledDataset, load
+    from condense.errors import CondenseError
+    from condense.methods import METHODS
+    from condense.networks import NETWORKS
+    from condense.shards import verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "NETWORKS",
+    "CondenseError",
+    "DistilledDataset",
+    "__version__",
+    "distill",
+    "evaluate",
+    "load",
+    "open_data",
+    "relabel",
+    "train",
+    "train_teacher",
+    "verify",
+]
+
+_HOMES = {
+    "METHODS": "condense.methods",
+    "NETWORKS": "condense.networks",
+    "CondenseError": "condense.errors",
+    "DistilledDataset": "condense.dataset",
+    "distill": "condense.api",
+    "evaluate": "condense.api",
+    "load": "condense.dataset",
+    "open_data": "condense.data",
+    "relabel": "condense.api",
+    "train": "condense.api",
+    "train_teacher": "condense.api",
+    "verify": "condense.shards",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'condense' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

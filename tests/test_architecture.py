@@ -23,6 +23,7 @@ LAYERS = [
     {"evaluate"},
     {"report"},
     {"pipeline"},
+    {"api"},
     {"cli", "__main__", "__init__"},
 ]
 """A part may import from its own layer and from every layer above it in this list (the lower ones)."""

@@ -16,7 +16,7 @@ from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.plans import common_of, labels_job, run_all, set_hash, set_jobs
 from condense.pipeline.publish import publish, refuse_other_files, refuse_other_set
 from condense.pipeline.request import Request, request_of
-from condense.pipeline.teachers import given_teachers, stored_teachers, teacher_jobs
+from condense.pipeline.teachers import check_made, given_teachers, stored_teachers, teacher_jobs
 
 __all__ = ["distill", "relabel"]
 
@@ -39,9 +39,11 @@ def distill(
     folders = [out] if request.sets == 1 else [out / f"set-{index}" for index in range(request.sets)]
     for folder in folders:
         refuse_other_files(folder)
-    jobs = set_jobs(request, data.spec, context, teacher_jobs(request, data, context, teachers), name=name)
+    makers = teacher_jobs(request, data, context, teachers)
+    jobs = set_jobs(request, data.spec, context, makers, name=name)
     for job, folder in zip(jobs, folders, strict=True):
         refuse_other_set(folder, job)
+    check_made(makers, data.spec, request.method.needs, context)
     for made, folder in zip(run_all(jobs, context), folders, strict=True):
         publish(made, folder)
     return folders

@@ -169,7 +169,7 @@ def check_choices(targets: Sequence[str], against: Sequence[str], seeds: int) ->
 
 def opened_sets(paths: Sequence[Path]) -> list[_Given]:
     """Every set that the paths name, opened and checked."""
-    found = []
+    found: list[_Given] = []
     for path in paths:
         inside = [path] if (path / "set.json").is_file() or not path.is_dir() else numbered_sets(path)
         for folder in inside:

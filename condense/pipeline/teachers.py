@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from condense.data import Data, DatasetSpec
 from condense.engine.job import Job
 from condense.errors import TeacherError
 from condense.files import disk_errors
 from condense.methods.base import Needs
-from condense.networks import build
+from condense.networks import batchnorm_layers, build
 from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.plans import run_all, teacher_job
 from condense.pipeline.publish import publish, refuse_other_files
@@ -58,16 +60,24 @@ def import_teacher(
 
 
 def teacher_jobs(request: Request, data: Data, context: Context, folders: Sequence[Path]) -> tuple[Job, ...]:
-    """The teachers of a distillation, on disk and checked against the data set and the method."""
-    if not folders:
-        build_for(data.spec, request.teacher.network)
-        job = teacher_job(request.data, data, request.teacher, context)
-        folders = run_all([job], context)
-        check_fits(folders[0], data.spec, request.method.needs)
-        return (job,)
-    for folder in folders:
-        check_fits(folder, data.spec, request.method.needs)
-    return given_teachers(data.spec, folders)
+    """The teachers of a distillation: those in ``folders``, checked, or one to be trained."""
+    if folders:
+        for folder in folders:
+            check_fits(folder, data.spec, request.method.needs)
+        return given_teachers(data.spec, folders)
+    network = build_for(data.spec, request.teacher.network)
+    if request.method.needs.teachers == "batchnorm" and not batchnorm_layers(network):
+        raise TeacherError(
+            f"method {request.method.name} matches BatchNorm statistics, but network {request.teacher.network} has "
+            "none; choose one with batch norm, for example resnet20 or convnet3-bn"
+        )
+    return (teacher_job(request.data, data, request.teacher, context),)
+
+
+def check_made(jobs: Sequence[Job], spec: DatasetSpec, needs: Needs, context: Context) -> None:
+    """Train what has to be trained, and refuse what came out too weak before anything is built on it."""
+    for folder in run_all(jobs, context):
+        check_fits(folder, spec, needs)
 
 
 def given_teachers(spec: DatasetSpec, folders: Sequence[Path]) -> tuple[Job, ...]:
@@ -106,6 +116,6 @@ def stored_teachers(info: SetInfo, context: Context) -> tuple[Job, ...]:
     return tuple(jobs)
 
 
-def build_for(spec: DatasetSpec, network: str) -> None:
-    """Raises :class:`NetworkError` for a network that does not exist or cannot take the images."""
-    build(network, channels=spec.channels, height=spec.height, width=spec.width, n_classes=spec.n_classes)
+def build_for(spec: DatasetSpec, network: str) -> nn.Module:
+    """The network, untrained. Raises :class:`NetworkError` if it does not exist or cannot take the images."""
+    return build(network, channels=spec.channels, height=spec.height, width=spec.width, n_classes=spec.n_classes)

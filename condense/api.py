@@ -1,0 +1,171 @@
+"""The package from Python: what the commands of the same names do, with the same defaults.
+
+Every function takes ``machine``, which says where to compute and where finished work is kept, and ``report``, a
+function that is told how far things are (see :mod:`condense.progress`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from condense import pipeline
+from condense.config import from_mapping, merge
+from condense.device import resolve
+from condense.engine.store import Store, default_store
+from condense.evaluate.results import Result
+from condense.evaluate.student import StudentRecipe
+from condense.labels.relabel import LabelConfig
+from condense.pipeline import Context, DataRequest, TrainOutcome
+from condense.progress import Report, silent
+from condense.teachers.recipe import TeacherRecipe
+
+__all__ = ["Machine", "distill", "evaluate", "relabel", "train", "train_teacher"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Device (auto, cpu, cuda, cuda:N), precision (auto, float32, bf16), threads (None: one per core), store."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    store: Path | str | None = None
+
+    def context(self, report: Report = silent) -> Context:
+        """What the functions of :mod:`condense.pipeline` work with."""
+        store = Store(Path(self.store) if self.store else default_store())
+        return Context(store=store, compute=resolve(self.device, self.precision, self.threads), report=report)
+
+
+Data = str | Mapping[str, Any]
+"""A name of ``condense data list``, or a mapping of the fields of :class:`condense.pipeline.DataRequest`."""
+
+
+def distill(
+    *,
+    data: Data,
+    method: str,
+    ipc: int,
+    out: Path | str | None = None,
+    sets: int = 1,
+    seed: int = 0,
+    teachers: Sequence[Path | str] = (),
+    settings: Mapping[str, Any] | None = None,
+    quick: bool = False,
+    machine: Machine = Machine(),
+    report: Report = silent,
+) -> list[Path]:
+    """Distil a data set; returns the folders of the sets.
+
+    ``settings``: those of the method by name, and the sections ``teacher`` and ``labels``, as in a recipe file:
+    ``{"steps": 500, "labels": {"epochs": 100}}``. See :func:`condense.pipeline.distill`.
+    """
+    values = {**(settings or {}), "data": data, "method": method, "ipc": ipc, "sets": sets, "seed": seed}
+    request = pipeline.resolve(values, quick=quick)
+    return pipeline.distill(request, machine.context(report), out=_path(out), teachers=_paths(teachers))
+
+
+def relabel(
+    path: Path | str,
+    *,
+    out: Path | str,
+    labels: Mapping[str, Any] | None = None,
+    teachers: Sequence[Path | str] = (),
+    data: Data | None = None,
+    machine: Machine = Machine(),
+    report: Report = silent,
+) -> Path:
+    """Give the images of a set new labels, in a new folder. See :func:`condense.pipeline.relabel`."""
+    config = from_mapping(LabelConfig, labels or {}, "labels")
+    return pipeline.relabel(
+        Path(path),
+        machine.context(report),
+        labels=config,
+        out=Path(out),
+        teachers=_paths(teachers),
+        data=_request(data),
+    )
+
+
+def train(
+    path: Path | str,
+    *,
+    student: str,
+    out: Path | str,
+    seed: int = 0,
+    data: Data | None = None,
+    settings: Mapping[str, Any] | None = None,
+    machine: Machine = Machine(),
+    report: Report = silent,
+) -> TrainOutcome:
+    """Train one network on a set and write its weights to ``out``; with ``data`` also measure it."""
+    recipe = from_mapping(StudentRecipe, merge(settings or {}, {"network": student}), "student")
+    return pipeline.train(
+        Path(path), machine.context(report), recipe=recipe, out=Path(out), seed=seed, data=_request(data)
+    )
+
+
+def evaluate(
+    paths: Sequence[Path | str],
+    *,
+    students: Sequence[str] = ("convnet3-bn",),
+    seeds: int = 3,
+    targets: Sequence[str] = ("soft", "hard"),
+    against: Sequence[str] = ("random",),
+    data: Data | None = None,
+    teachers: Sequence[Path | str] = (),
+    settings: Mapping[str, Any] | None = None,
+    results: Path | str | None = None,
+    quick: bool = False,
+    machine: Machine = Machine(),
+    report: Report = silent,
+) -> list[Result]:
+    """Train fresh networks on sets and on what they are compared with; one result per student.
+
+    ``condense.report.rows_of`` and ``show`` make the table of them. See :func:`condense.pipeline.evaluate`.
+    """
+    return pipeline.evaluate(
+        _paths(paths),
+        machine.context(report),
+        students=students,
+        seeds=seeds,
+        targets=targets,
+        against=against,
+        data=_request(data),
+        teachers=_paths(teachers),
+        student=from_mapping(StudentRecipe, settings or {}, "student"),
+        results=_path(results),
+        quick=quick,
+    )
+
+
+def train_teacher(
+    *,
+    data: Data,
+    out: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    machine: Machine = Machine(),
+    report: Report = silent,
+) -> Path:
+    """Train a teacher, or find it trained; returns its folder. ``settings`` are those of ``TeacherRecipe``."""
+    recipe = from_mapping(TeacherRecipe, settings or {}, "teacher")
+    request = _request(data)
+    assert request is not None
+    return pipeline.train_teacher(request, recipe, machine.context(report), out=_path(out))
+
+
+def _request(data: Data | None) -> DataRequest | None:
+    if data is None:
+        return None
+    return from_mapping(DataRequest, {"name": data} if isinstance(data, str) else data, "data")
+
+
+def _path(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _paths(paths: Sequence[Path | str]) -> list[Path]:
+    return [Path(path) for path in paths]
