@@ -1,1 +1,30 @@
+"""Distilled sets on disk, as `SPEC.md` specifies them. h5py and NumPy only."""
 
+from condense.shards.decode import CANVASES
+from condense.shards.layout import image_name, label_name
+from condense.shards.read import ImageFile, LabelFile, SetFiles, read_images, read_labels, read_set
+from condense.shards.setfile import FileEntry, SetInfo, write_set
+from condense.shards.verify import Report, SetBytes, set_bytes, verify
+from condense.shards.write import shard_slices, write_images, write_labels
+
+__all__ = [
+    "CANVASES",
+    "FileEntry",
+    "ImageFile",
+    "LabelFile",
+    "Report",
+    "SetBytes",
+    "SetFiles",
+    "SetInfo",
+    "image_name",
+    "label_name",
+    "read_images",
+    "read_labels",
+    "read_set",
+    "set_bytes",
+    "shard_slices",
+    "verify",
+    "write_images",
+    "write_labels",
+    "write_set",
+]

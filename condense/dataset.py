@@ -1,0 +1,275 @@
+"""A distilled set as a torchvision-style data set, and the replay of its labelled epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from condense.data.pixels import to_pixels
+from condense.data.spec import DatasetSpec
+from condense.errors import ConfigError, suggest
+from condense.labels.codecs import CODECS
+from condense.shards.errors import BadStructure, ForeignLabels, NoLabels, UnknownVersion
+from condense.shards.read import LabelFile, Level, read_set
+from condense.shards.setfile import SetInfo
+from condense.views.config import VIEW_VERSION, ViewConfig
+from condense.views.plan import EpochPlan, plan
+from condense.views.render import render
+
+__all__ = ["DistilledDataset", "ReplayBatch", "Targets", "alone", "load", "replay"]
+
+Targets = Literal["hard", "soft"]
+
+
+class ReplayBatch(NamedTuple):
+    """One optimiser step of a labelled epoch, b views of a set with K classes.
+
+    ``images`` float32 (b, C, H, W), pixels in [0, 1] with channels-last strides, cropped, flipped and mixed;
+    ``logits`` float32 (b, K), the stored soft labels of these views, or None; ``targets`` float32 (b, K), the classes
+    as one-hot vectors, mixed as the images are; ``groups``, the sizes of the BatchNorm groups, in order, summing to b;
+    ``items`` int64 (b,), which item each view shows.
+    """
+
+    images: Tensor
+    logits: Tensor | None
+    targets: Tensor
+    groups: tuple[int, ...]
+    items: Tensor
+
+
+class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
+    """The items of a distilled set, in order, like a data set of torchvision. Made by :func:`load`.
+
+    ``classes``, ``class_to_idx`` and ``targets`` (class of every item, a list of int) are torchvision's; ``info`` is
+    the content of ``set.json``, ``spec`` the source data set. Images are read from memory maps. Pickling carries the
+    path, and the receiving process opens and checks the files again, so workers may be forked or spawned.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        targets: Targets = "hard",
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        verify: Level = "structure",
+    ) -> None:
+        if targets not in get_args(Targets):
+            raise ConfigError(f'targets is "{targets}"; {suggest(str(targets), get_args(Targets))}')
+        self.path = Path(path).absolute()
+        self.files = read_set(self.path, verify)
+        self.transform = transform
+        self.target_transform = target_transform
+        self.targets: list[int] = self.files.labels_of_items().tolist()
+        self.soft = self.mean_probabilities() if targets == "soft" else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self).copy()
+        state["files"] = self.info
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        files = read_set(state["path"])
+        if files.info != state["files"]:
+            raise ForeignLabels(f"{state['path']} has changed since it was loaded; load it again")
+        vars(self).update({**state, "files": files})
+
+    def __repr__(self) -> str:
+        height, width, channels = self.spec.image_shape
+        return (
+            f'DistilledDataset("{self.info.name}": {len(self)} items of {height}x{width}x{channels}, '
+            f"{len(self.classes)} classes, {self.epochs} labelled epochs)"
+        )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """(image, target).
+
+        Without a ``transform`` the image is a float32 tensor (C, H, W) in [0, 1]; with one it is what the transform
+        makes of a PIL image (mode L or RGB, as in torchvision), or of a uint8 array (H, W, C) for other numbers of
+        channels. The target is the class (int), or, with ``targets="soft"``, the mean over the epochs of the stored
+        probabilities of the item's views, float32 (K,).
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        index = int(index) % len(self)
+        pixels = self.files.item(index)
+        image = to_pixels(pixels)[0] if self.transform is None else self.transform(to_pil(pixels[0]))
+        target = self.targets[index] if self.soft is None else self.soft[index]
+        return image, target if self.target_transform is None else self.target_transform(target)
+
+    @property
+    def info(self) -> SetInfo:
+        """What the set says of itself: source, method, config, teachers, seeds, files."""
+        return self.files.info
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """The source data set: names, sizes, normalisation."""
+        return DatasetSpec.from_dict({field.name: self.info.spec[field.name] for field in fields(DatasetSpec)})
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in order of their number."""
+        return list(self.info.classes)
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """Name of a class -> its number."""
+        return {name: number for number, name in enumerate(self.info.classes)}
+
+    @property
+    def images(self) -> npt.NDArray[np.uint8]:
+        """All items, uint8 (N, H, W, C): read-only and not copied when they are the rows of one file."""
+        decoded = [file.decode() for file in self.files.images]
+        return decoded[0] if len(decoded) == 1 else np.concatenate(decoded)
+
+    @property
+    def epochs(self) -> int:
+        """How many labelled epochs the set has; 0 without soft labels."""
+        return self.files.labels[0].epochs if self.files.labels else 0
+
+    @property
+    def views(self) -> ViewConfig:
+        """Settings of the views that the soft labels were made for."""
+        return view_config(self.label_file(0))
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The plan of the views of one labelled epoch, from 0 to ``epochs`` - 1."""
+        held = self.label_file(epoch)
+        return plan(view_config(held), held.seed, epoch, len(self), self.spec.height, self.spec.width)
+
+    def logits(self, epoch: int) -> Tensor:
+        """The stored soft labels of one epoch: float32 (items, K) by item, not by position in the plan."""
+        held = self.label_file(epoch)
+        arrays = {name: array for name, array in held.columns.items() if name != "checksums"}
+        decoded = CODECS[held.codec].decode(arrays, epoch - held.first_epoch)
+        return torch.from_numpy(np.array(decoded, dtype=np.float32))
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[ReplayBatch]:
+        """The labelled batches of one epoch, from 0 to ``epochs`` - 1: what the teachers saw, and what they said.
+
+        ``first_step`` leaves out the batches before it, without drawing them.
+
+        Raises :class:`NoLabels` for a set without soft labels, :class:`ConfigError` for an epoch that it lacks.
+        """
+        labels = np.asarray(self.targets, dtype=np.int64)
+        return replay(self.files.take, labels, self.plan(epoch), len(self.classes), self.logits(epoch), first_step)
+
+    def label_file(self, epoch: int) -> LabelFile:
+        """The label file that holds this epoch."""
+        if not self.files.labels:
+            raise NoLabels(f"{self.path} has no soft labels; make them with: condense relabel {self.path}")
+        for held in self.files.labels:
+            if epoch in held.held_epochs:
+                return held
+        raise ConfigError(f"epoch is {epoch}; {self.path} has labels for epochs 0 to {self.epochs - 1}")
+
+    def mean_probabilities(self) -> Tensor:
+        """Mean over the epochs of softmax(logits), float32 (items, K). Reads every stored label once."""
+        total = torch.zeros(len(self), len(self.classes))
+        self.label_file(0)
+        for epoch in range(self.epochs):
+            total += self.logits(epoch).softmax(1)
+        return total / self.epochs
+
+
+def load(
+    path: Path | str,
+    *,
+    targets: Targets = "hard",
+    transform: Callable[[Any], Any] | None = None,
+    target_transform: Callable[[Any], Any] | None = None,
+    verify: Level = "structure",
+) -> DistilledDataset:
+    """Open a distilled set, checked against its specification.
+
+    ``targets``: ``hard`` gives classes, ``soft`` the mean probabilities of the stored labels (see
+    :meth:`DistilledDataset.__getitem__`, also for ``transform``). ``verify``: ``structure`` checks everything but the
+    bytes of images and soft labels, ``hashes`` also the SHA-256 of each file, ``deep`` every record.
+
+    >>> distilled = condense.load("synthesized/fashion-mnist-ipc10-cda")  # doctest: +SKIP
+    >>> loader = torch.utils.data.DataLoader(distilled, batch_size=50, shuffle=True)  # doctest: +SKIP
+
+    Raises a child of :class:`condense.errors.ShardError` that names what is wrong.
+    """
+    return DistilledDataset(
+        path, targets=targets, transform=transform, target_transform=target_transform, verify=verify
+    )
+
+
+def replay(
+    take: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.uint8]],
+    labels: npt.NDArray[np.int64],
+    drawn: EpochPlan,
+    n_classes: int,
+    logits: Tensor | None = None,
+    first_step: int = 0,
+) -> Iterator[ReplayBatch]:
+    """The batches of a plan from ``first_step`` on, one optimiser step at a time.
+
+    ``take`` gives items, uint8 (b, H, W, C), for their numbers; ``labels`` int64 (items,); ``logits`` float (items, K).
+    Only the images of one step are in memory.
+    """
+    for index in range(first_step, drawn.n_steps):
+        positions = drawn.step(index)
+        items = drawn.order[positions]
+        step = alone(drawn, positions)
+        classes = torch.from_numpy(labels[items])
+        one_hot = torch.nn.functional.one_hot(classes, n_classes).float()
+        own = torch.from_numpy(step.lam).float()[:, None]
+        yield ReplayBatch(
+            images=render(torch.from_numpy(take(items)).permute(0, 3, 1, 2), step, slice(0, len(items))),
+            logits=None if logits is None else logits[torch.from_numpy(items)],
+            targets=own * one_hot + (1 - own) * one_hot[torch.from_numpy(step.partner)],
+            groups=drawn.step_groups(index),
+            items=torch.from_numpy(items),
+        )
+
+
+def alone(drawn: EpochPlan, positions: slice) -> EpochPlan:
+    """One step as a plan of its own, over just the items of that step in order of position."""
+    count = positions.stop - positions.start
+    within = drawn.groups[(drawn.groups >= positions.start) & (drawn.groups <= positions.stop)]
+    return EpochPlan(
+        order=np.arange(count, dtype=np.int64),
+        steps=np.array([0, count], dtype=np.int64),
+        groups=within - positions.start,
+        boxes=drawn.boxes[positions],
+        flips=drawn.flips[positions],
+        partner=drawn.partner[positions] - positions.start,
+        lam=drawn.lam[positions],
+        mix_boxes=drawn.mix_boxes[positions],
+    )
+
+
+def view_config(held: LabelFile) -> ViewConfig:
+    """The view settings of a label file. Raises where this version could not draw the same views."""
+    if held.view_version != VIEW_VERSION:
+        raise UnknownVersion(
+            f"{held.path} was labelled on views of version {held.view_version}; this condense draws version "
+            f"{VIEW_VERSION}, use the matching one or label the images again"
+        )
+    try:
+        return ViewConfig.from_dict(held.views)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise BadStructure(f"{held.path}: views cannot be drawn: {error}") from None
+
+
+def to_pil(image: npt.NDArray[np.uint8]) -> Any:
+    """uint8 (H, W, C) as a PIL image (L or RGB); as it is for other numbers of channels."""
+    channels = image.shape[2]
+    if channels not in (1, 3):
+        return image
+    from PIL import Image
+
+    return Image.fromarray(image[..., 0] if channels == 1 else image)

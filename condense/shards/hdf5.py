@@ -1,0 +1,240 @@
+"""One HDF5 file as a checked table: attributes, and memory-mapped columns. Nothing is read before it is checked.
+
+Only HDF5's low-level calls tell a link from what it points to, or storage from what it holds; the high-level ones
+would follow a link, or read a file elsewhere, before anything could be refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5l, h5o, h5s, h5t
+
+from condense.shards.errors import (
+    BadStructure,
+    ForbiddenFilter,
+    ForbiddenLink,
+    ForbiddenStorage,
+    ForbiddenType,
+    Incomplete,
+    MissingFile,
+    NotASet,
+    TooBig,
+    UnknownVersion,
+)
+from condense.shards.layout import MAX_DATASETS, MAX_ELEMENTS, MAX_TEXT, VERSION, Column, Columns, Kind
+
+__all__ = ["Table"]
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+TYPES = {"|u1": h5t.STD_U8LE, "<u4": h5t.STD_U32LE, "<i8": h5t.STD_I64LE, "<f2": h5t.IEEE_F16LE}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a dataset's bytes are: `offset` in the file, and its full `shape`."""
+
+    column: Column
+    offset: int
+    shape: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.shape[0] * self.column.record_bytes
+
+
+class Table:
+    """An open HDF5 file of `SPEC.md`, from :meth:`open`. Every method raises a child of ``ShardError``."""
+
+    def __init__(self, path: Path, size: int, root: Any) -> None:
+        self.path = path
+        self.size = size
+        self.root = root
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[Table]:
+        """Open for reading and close again. What HDF5 itself cannot make sense of becomes :class:`BadStructure`."""
+        size = check_superblock(path)
+        try:
+            with h5py.File(path, "r", locking=False) as file:
+                yield cls(path, size, h5py.h5g.open(file.id, b"/"))
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise BadStructure(f"{path}: HDF5 cannot read it ({first_line(error)}); get the file again") from error
+
+    def attributes(self, rules: Mapping[str, Kind], file_format: str) -> dict[str, Any]:
+        """The attributes of ``rules``, once format, version and completeness are right."""
+        for name in ("format", "version", "complete"):
+            self._known(name, rules)
+        if (found := self.attribute("format", "text")) != file_format:
+            raise NotASet(f'{self.path} is "{found}"; expected "{file_format}"')
+        if (version := self.attribute("version", "int")) != VERSION:
+            raise UnknownVersion(
+                f"{self.path} has format version {version}; this condense reads version {VERSION}, upgrade it"
+            )
+        if self.attribute("complete", "int") != 1:
+            raise Incomplete(f"{self.path} was not written to its end; write or get it again")
+        return {name: self.attribute(name, kind) for name, kind in rules.items()}
+
+    def _known(self, name: str, rules: Mapping[str, Kind]) -> None:
+        if not h5a.exists(self.root, name.encode()):
+            fault = Incomplete if name == "complete" else NotASet if name == "format" else BadStructure
+            raise fault(f'{self.path} has no attribute "{name}"; expected {", ".join(rules)}')
+
+    def attribute(self, name: str, kind: Kind) -> Any:
+        """One attribute as str, int or tuple of int, its type and size checked before it is read."""
+        if not h5a.exists(self.root, name.encode()):
+            raise BadStructure(f'{self.path} has no attribute "{name}"')
+        found = h5a.open(self.root, name.encode())
+        where = f'{self.path}: attribute "{name}"'
+        check_attribute_type(found, kind, where)
+        if found.get_storage_size() > MAX_TEXT:
+            raise TooBig(f"{where} takes {found.get_storage_size()} bytes; the limit is {MAX_TEXT}")
+        value = np.empty(found.shape, dtype=found.dtype)
+        found.read(value)
+        if kind == "int":
+            return int(value)
+        if kind == "ints":
+            return tuple(int(number) for number in value)
+        try:
+            return bytes(value[()]).decode("utf-8")
+        except UnicodeDecodeError:
+            raise BadStructure(f"{where} is not UTF-8 text") from None
+
+    def columns(self, rules: Mapping[str, Column], records: int | None = None) -> Columns:
+        """The datasets of ``rules`` as read-only memory maps, after all of them have been checked."""
+        places = self.places(rules)
+        counts = {place.shape[0] for place in places.values()}
+        if len(counts) > 1:
+            raise BadStructure(f"{self.path}: datasets have {sorted(counts)} records; expected one first dimension")
+        if records is not None and counts != {records}:
+            raise BadStructure(f"{self.path} has {counts.pop()} records; expected {records}")
+        self._check_overlap(places)
+        return {name: self._map(place) for name, place in places.items()}
+
+    def places(self, rules: Mapping[str, Column]) -> dict[str, Place]:
+        """Where each dataset lies. Refuses unknown names, links, types, layouts, filters and sizes."""
+        if len(self.root) > MAX_DATASETS:
+            raise TooBig(f"{self.path} has {len(self.root)} datasets; the limit is {MAX_DATASETS}")
+        found = [bytes(name).decode("utf-8", "replace") for name in self.root]
+        for name in found:
+            self._check_link(name)
+        if set(found) != set(rules):
+            odd = ", ".join(sorted(set(found) ^ set(rules)))
+            raise BadStructure(f"{self.path} has or lacks {odd}; expected exactly {', '.join(sorted(rules))}")
+        return {name: self._place(name, rules[name]) for name in sorted(rules)}
+
+    def _check_link(self, name: str) -> None:
+        where = f'{self.path}: "{name}"'
+        if self.root.links.get_info(name.encode()).type != h5l.TYPE_HARD:
+            raise ForbiddenLink(f"{where} is a soft or external link; only datasets in the file itself are allowed")
+        info = h5o.get_info(self.root, name.encode())
+        if info.type != h5o.TYPE_DATASET:
+            raise BadStructure(f"{where} is no dataset; the root may hold nothing else")
+        if info.rc != 1:
+            raise ForbiddenLink(f"{where} is reached by {info.rc} links; expected one")
+
+    def _place(self, name: str, rule: Column) -> Place:
+        where = f'{self.path}: dataset "{name}"'
+        dataset = h5d.open(self.root, name.encode())
+        kind = dataset.get_type()
+        if kind.committed() or not kind.equal(TYPES[rule.dtype]):
+            raise ForbiddenType(f"{where} has type {type_name(kind)}; expected {np.dtype(rule.dtype)} little-endian")
+        check_storage(dataset.get_create_plist(), where)
+        space = dataset.get_space()
+        simple = space.get_simple_extent_type() == h5s.SIMPLE
+        shape = tuple(int(length) for length in space.get_simple_extent_dims()) if simple else ()
+        if len(shape) != 1 + len(rule.shape) or shape[1:] != rule.shape or shape[0] < 1:
+            raise BadStructure(f"{where} has shape {shape}; expected ({', '.join(['records', *map(str, rule.shape)])})")
+        if (elements := shape[0] * rule.record_bytes // np.dtype(rule.dtype).itemsize) > MAX_ELEMENTS:
+            raise TooBig(f"{where} declares {elements} elements; the limit is {MAX_ELEMENTS}")
+        offset = dataset.get_offset()
+        place = Place(rule, offset if offset is not None else self.size + 1, shape)
+        if place.end > self.size:
+            raise ForbiddenStorage(f"{where} declares bytes up to {place.end} in a file of {self.size} bytes")
+        return place
+
+    def _check_overlap(self, places: Mapping[str, Place]) -> None:
+        end, before = 0, "the file's header"
+        for name, place in sorted(places.items(), key=lambda item: item[1].offset):
+            if place.offset < max(end, len(SIGNATURE)):
+                raise ForbiddenStorage(f'{self.path}: the bytes of "{name}" overlap those of {before}')
+            end, before = place.end, f'"{name}"'
+
+    def _map(self, place: Place) -> np.ndarray[Any, Any]:
+        mapped = np.memmap(self.path, place.column.dtype, "r", place.offset, place.shape)
+        return mapped.view(np.ndarray)  # indexing a memmap object costs ten times as much
+
+
+def check_superblock(path: Path) -> int:
+    """The file's size, once the first bytes say that it is HDF5, whole, and not being written."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(48)
+            size = file.seek(0, 2)
+    except OSError as error:
+        raise MissingFile(f"{path} cannot be opened: {error.strerror}") from None
+    if head[:8] != SIGNATURE:
+        raise NotASet(f"{path} is not an HDF5 file")
+    if len(head) < 48:
+        raise Incomplete(f"{path} ends after {size} bytes; get it again")
+    version, offsets, flags = head[8], head[9], head[11]
+    if version not in (2, 3) or offsets != 8:
+        raise BadStructure(f"{path} has HDF5 superblock version {version}; expected 2 or 3 with offsets of 8 bytes")
+    if flags:
+        raise Incomplete(f"{path} is marked as open for writing; its writer was cut short, write or get it again")
+    base, end = (int.from_bytes(head[at : at + 8], "little") for at in (12, 28))
+    if base != 0:
+        raise BadStructure(f"{path} has an HDF5 base address of {base}; expected 0")
+    if size < end:
+        raise Incomplete(f"{path} has {size} bytes of {end}; get it again")
+    if size > end:
+        raise BadStructure(f"{path} has {size - end} bytes behind its end; get it again")
+    return size
+
+
+def check_attribute_type(found: Any, kind: Kind, where: str) -> None:
+    """Whether the attribute has the type and rank of ``kind``."""
+    stored, rank = found.get_type(), len(found.shape)
+    if kind == "text":
+        right = isinstance(stored, h5t.TypeStringID) and not stored.is_variable_str()
+        expected = "fixed-length UTF-8 text"
+    else:
+        right = stored.equal(h5t.STD_I64LE)
+        expected = "int64"
+    if not right or stored.committed():
+        raise ForbiddenType(f"{where} has type {type_name(stored)}; expected {expected}")
+    if rank != (1 if kind == "ints" else 0) or found.get_space().get_simple_extent_type() == h5s.NULL:
+        raise BadStructure(
+            f"{where} has shape {found.shape}; expected {'one dimension' if kind == 'ints' else 'a scalar'}"
+        )
+
+
+def check_storage(plist: Any, where: str) -> None:
+    """Whether a dataset is stored plainly inside its file."""
+    if plist.get_nfilters():
+        name = plist.get_filter(0)[3].decode("utf-8", "replace")
+        raise ForbiddenFilter(f'{where} goes through the filter "{name}"; expected none')
+    if plist.get_external_count():
+        raise ForbiddenStorage(f"{where} keeps its bytes in another file; expected this one")
+    if (layout := plist.get_layout()) != h5d.CONTIGUOUS:
+        names = {h5d.COMPACT: "compact", h5d.CHUNKED: "chunked", h5d.VIRTUAL: "virtual"}
+        raise ForbiddenStorage(f"{where} is {names.get(layout, 'unknown')}; expected contiguous")
+
+
+def type_name(stored: Any) -> str:
+    """A type as NumPy would call it, or HDF5's class where NumPy has none."""
+    try:
+        return str(stored.dtype)
+    except TypeError:
+        return f"of HDF5 class {stored.get_class()}"
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

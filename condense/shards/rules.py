@@ -1,0 +1,152 @@
+"""What the numbers of a file must satisfy. Writing refuses what reading would refuse, by the same functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from condense.errors import suggest
+from condense.shards.decode import CANVASES
+from condense.shards.errors import BadChecksum, BadStructure, NotFinite, OutOfRange
+from condense.shards.layout import (
+    CHECKSUMS,
+    CODEC_LAYOUTS,
+    MAX_SIDE,
+    ROW_COLUMNS,
+    SHA256,
+    TEACHER_BN,
+    Column,
+    Columns,
+    from_json,
+    record_checksums,
+)
+
+__all__ = [
+    "check_checksums",
+    "check_columns",
+    "check_finite",
+    "check_rows",
+    "check_teachers",
+    "image_columns",
+    "json_object",
+    "label_columns",
+]
+
+
+def image_columns(attributes: Mapping[str, Any], path: Path) -> dict[str, Column]:
+    """The datasets that an image file with these attributes has, once the attributes are right."""
+    at_least(attributes, "n_classes", 1, path)
+    shape = attributes["item_shape"]
+    if len(shape) != 3 or not all(1 <= side <= MAX_SIDE for side in shape):
+        raise OutOfRange(f"{path}: item_shape is {tuple(shape)}; expected height, width, channels of 1 to {MAX_SIDE}")
+    canvas = CANVASES[known(attributes, "canvas", CANVASES, path)]
+    settings = json_object(attributes, "canvas_settings", path)
+    if fault := canvas.check(settings):
+        raise BadStructure(f"{path}: canvas_settings has {fault}")
+    return {**canvas.columns(tuple(shape), settings), **ROW_COLUMNS}
+
+
+def label_columns(attributes: Mapping[str, Any], path: Path) -> dict[str, Column]:
+    """The datasets that a label file with these attributes has, once the attributes are right."""
+    for name, least in (("n_classes", 1), ("n_items", 1), ("view_version", 1), ("epochs", 1), ("first_epoch", 0)):
+        at_least(attributes, name, least, path)
+    if not SHA256.fullmatch(attributes["images"]):
+        raise BadStructure(f"{path}: images is no SHA-256 in lowercase hex")
+    known(attributes, "teacher_bn", TEACHER_BN, path)
+    json_object(attributes, "views", path)
+    check_teachers(from_json(attributes["teachers"], f"{path}: teachers"), f"{path}: teachers")
+    codec = CODEC_LAYOUTS[known(attributes, "codec", CODEC_LAYOUTS, path)]
+    settings = json_object(attributes, "codec_settings", path)
+    if fault := codec.check(settings):
+        raise BadStructure(f"{path}: codec_settings has {fault}")
+    return {**codec.columns(attributes["n_items"], attributes["n_classes"], settings), **CHECKSUMS}
+
+
+def at_least(attributes: Mapping[str, Any], name: str, least: int, path: Path) -> None:
+    if attributes[name] < least:
+        raise OutOfRange(f"{path}: {name} is {attributes[name]}; expected at least {least}")
+
+
+def known(attributes: Mapping[str, Any], name: str, choices: Mapping[str, Any] | tuple[str, ...], path: Path) -> str:
+    value = str(attributes[name])
+    if value not in choices:
+        raise BadStructure(f'{path}: {name} is "{value}"; {suggest(value, choices)}')
+    return value
+
+
+def json_object(attributes: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """The JSON object in an attribute."""
+    value = from_json(attributes[name], f"{path}: {name}")
+    if not isinstance(value, dict):
+        raise BadStructure(f"{path}: {name} is no JSON object")
+    return value
+
+
+def check_teachers(teachers: Any, where: str) -> None:
+    """A list of objects with exactly the texts ``network`` and ``sha256``."""
+    if not isinstance(teachers, list):
+        raise BadStructure(f"{where} is no JSON list")
+    for teacher in teachers:
+        right = isinstance(teacher, dict) and set(teacher) == {"network", "sha256"}
+        if (
+            not right
+            or not all(isinstance(text, str) for text in teacher.values())
+            or not SHA256.fullmatch(teacher["sha256"])
+        ):
+            raise BadStructure(f"{where} holds {teacher}; expected a network and a SHA-256 in lowercase hex")
+
+
+def check_columns(columns: Columns, rules: Mapping[str, Column], path: Path) -> None:
+    """Whether arrays about to be written are those of ``rules``, checksums apart."""
+    expected = {name: rule for name, rule in rules.items() if name not in CHECKSUMS}
+    if set(columns) != set(expected):
+        raise BadStructure(f"{path} would hold {', '.join(sorted(columns))}; expected {', '.join(sorted(expected))}")
+    for name, rule in expected.items():
+        array = columns[name]
+        if array.dtype != np.dtype(rule.dtype) or array.ndim < 1 or array.shape[1:] != rule.shape:
+            raise BadStructure(
+                f'"{name}" for {path} is {array.dtype} {array.shape}; expected {np.dtype(rule.dtype)} '
+                f"({', '.join(['records', *map(str, rule.shape)])})"
+            )
+    if len(lengths := {len(array) for array in columns.values()}) != 1 or 0 in lengths:
+        raise BadStructure(f"the arrays for {path} have {sorted(lengths)} records; expected one length, at least 1")
+
+
+def check_rows(labels: npt.NDArray[np.int64], slots: npt.NDArray[np.int64], n_classes: int, path: Path) -> None:
+    """Labels within the classes, slots not negative, (slot, label) strictly increasing."""
+    if labels.min() < 0 or labels.max() >= n_classes:
+        bad = labels[(labels < 0) | (labels >= n_classes)][0]
+        raise OutOfRange(f"{path} has label {bad}; expected 0 to {n_classes - 1}")
+    if slots.min() < 0:
+        raise OutOfRange(f"{path} has slot {slots.min()}; expected 0 or more")
+    after = (slots[1:] > slots[:-1]) | ((slots[1:] == slots[:-1]) & (labels[1:] > labels[:-1]))
+    if not after.all():
+        row = int(np.argmin(after)) + 1
+        raise OutOfRange(
+            f"{path}: row {row} (slot {slots[row]}, label {labels[row]}) does not come after the row before it; "
+            "expected increasing slots, and increasing labels within a slot"
+        )
+
+
+def check_finite(columns: Columns, path: Path) -> None:
+    """No infinity and no NaN in the floating-point columns; one record in memory at a time."""
+    for name, array in columns.items():
+        if array.dtype.kind != "f":
+            continue
+        for record, values in enumerate(array):
+            if not np.isfinite(values).all():
+                raise NotFinite(f'{path}: "{name}" of record {record} holds a number that is not finite')
+
+
+def check_checksums(columns: Columns, path: Path) -> None:
+    """The stored checksum of every record against its bytes."""
+    stored = columns["checksums"]
+    wrong = record_checksums({name: array for name, array in columns.items() if name not in CHECKSUMS}) != stored
+    if wrong.any():
+        raise BadChecksum(
+            f"{path}: record {int(np.argmax(wrong))} is damaged (its checksum differs); get the file again"
+        )

@@ -1,0 +1,80 @@
+"""`verify`: every sentence of `SPEC.md`, or the name of the first that is broken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from condense.shards.errors import NotASet
+from condense.shards.read import Level, SetFiles, read_images, read_labels, read_set
+
+__all__ = ["Report", "SetBytes", "set_bytes", "verify"]
+
+
+@dataclass(frozen=True)
+class SetBytes:
+    """Bytes on disk: image files, label files, and whatever else is needed to use them."""
+
+    images: int
+    labels: int
+    other: int
+
+    @property
+    def total(self) -> int:
+        return self.images + self.labels + self.other
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was checked. ``rows``, ``items`` and ``epochs`` are 0 where there is nothing to count."""
+
+    files: tuple[str, ...]
+    deep: bool
+    rows: int
+    items: int
+    epochs: int
+    bytes: SetBytes
+
+
+def set_bytes(files: SetFiles) -> SetBytes:
+    """Bytes of a set; the card is for people and is not counted."""
+    sizes = {name: entry.bytes for name, entry in files.info.files.items()}
+    return SetBytes(
+        images=sum(sizes[name] for name in files.info.image_files),
+        labels=sum(sizes[name] for name in files.info.label_files),
+        other=(files.path / "set.json").stat().st_size,
+    )
+
+
+def verify(path: Path | str, deep: bool = False) -> Report:
+    """Check a set, or one of its HDF5 files.
+
+    Without ``deep``: structure, sizes, ranges, and that the files belong together. With it also every hash, every
+    checksum and that all logits are finite. Raises the child of :class:`ShardError` that names the first fault.
+    """
+    path = Path(path)
+    if path.is_file():
+        return verify_file(path, deep)
+    level: Level = "deep" if deep else "structure"
+    files = read_set(path, level)
+    return Report(
+        files=("set.json", *files.info.image_files, *files.info.label_files),
+        deep=deep,
+        rows=files.n_rows,
+        items=files.n_items,
+        epochs=files.labels[0].epochs if files.labels else 0,
+        bytes=set_bytes(files),
+    )
+
+
+def verify_file(path: Path, deep: bool) -> Report:
+    """Check one image or label file by itself; its format attribute, not its name, says which it is."""
+    size = path.stat().st_size
+    try:
+        images = read_images(path, deep=deep)
+    except NotASet:
+        held = read_labels(path, deep=deep)
+        return Report(files=(path.name,), deep=deep, rows=0, items=held.n_items, epochs=len(held.held_epochs),
+                      bytes=SetBytes(0, size, 0))  # fmt: skip
+    return Report(files=(path.name,), deep=deep, rows=images.n_rows, items=images.n_items, epochs=0,
+                  bytes=SetBytes(size, 0, 0))  # fmt: skip
