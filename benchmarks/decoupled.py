@@ -4,42 +4,46 @@
         --results benchmarks/results/decoupled-fashion-mnist.jsonl --work runs/decoupled
 
 For one data set: 3 sets of each condition (SRe2L; CDA from noise; CDA from real images; random real images) labelled
-by one teacher, 3 students of each network per set, trained with the stored soft labels and with hard labels on the
-same views for the same number of steps, and the same number of steps on all training images. Accuracy of the last
-step on the test images. Every finished set and student is kept in the store below --work and every result is appended
-to --results, so the script can be stopped and started at will. At the end it prints the table as Markdown.
+by one teacher, 3 students of each network per set, trained with the stored soft labels; random real images also with
+hard labels; and the same number of the same steps on all training images. Accuracy of the last step on the test
+images. Every finished set and student is kept in the store below --work and every result is appended to --results at
+once, so the script can be stopped and started at will. What the jobs cost goes to a file beside the results.
+`python benchmarks/write_results.py` makes docs/results.md of all stored results.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-import time
+import json
 from pathlib import Path
 from typing import Any
 
 from condense.cli.progress import drawn
 from condense.device import keep_buffers, resolve
 from condense.engine.store import Store
-from condense.evaluate.results import read_results
-from condense.evaluate.student import StudentRecipe
 from condense.pipeline import Context, DataRequest, distill, evaluate
 from condense.pipeline import resolve as resolve_recipe
-from condense.report import markdown, rows_of
 from condense.training import OptimConfig
+from condense.evaluate.student import StudentRecipe
 
 CONDITIONS: dict[str, dict[str, Any]] = {
     "sre2l": {"method": "sre2l"},
     "cda-noise": {"method": "cda", "start": "noise"},
     "cda-real": {"method": "cda", "start": "real"},
 }
-STUDENTS = ("resnet20", "convnet3-bn")
+RECOVER: dict[str, Any] = {"steps": 500, "lr": 0.1, "alpha_bn": 0.01}
+LABELS: dict[str, Any] = {
+    "epochs": 250,
+    "teacher_bn": "batch",
+    "views": {"crop": "resized", "scale": [0.5, 1.0], "mix": "cutmix", "batch_size": 50},
+}
+STUDENT = StudentRecipe(optim=OptimConfig(optimizer="adamw", lr=4e-3, weight_decay=0.01, decay_norms=False))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--data-root", default=None)
+    parser.add_argument("--data", required=True, help="as condense distill takes it")
+    parser.add_argument("--data-root")
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/decoupled"))
@@ -47,7 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sets", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--students", nargs="+", default=STUDENTS)
+    parser.add_argument("--students", nargs="+", default=["resnet20", "convnet3-w64-bn"])
     return parser.parse_args()
 
 
@@ -55,46 +59,44 @@ def main() -> None:
     options = parse()
     keep_buffers()
     request = DataRequest(name=options.data, root=options.data_root)
-    started = time.monotonic()
     with drawn(quiet=False) as report:
-        context = Context(
-            store=Store(options.work / "store"), compute=resolve("cpu", "auto", options.threads), report=report
-        )
-        name = context.data(request).spec.name.replace(":", "-")
-        folders = []
-        for title, settings in CONDITIONS.items():
-            recipe = {
-                "data": {"name": options.data, "root": options.data_root},
-                "ipc": options.ipc,
-                "sets": options.sets,
-                "labels": LABELS,
-                **RECOVER,
-                **settings,
-            }
-            out = options.work / name / f"ipc{options.ipc}-{title}"
-            folders += distill(resolve_recipe(recipe), context, out=out, teachers=[options.teacher])
-        evaluate(
-            folders,
-            context,
-            students=options.students,
-            seeds=options.seeds,
-            against=("random", "whole"),
-            data=request,
-            teachers=[options.teacher],
-            student=STUDENT,
-            results=options.results,
-        )
-    print(markdown(rows_of(read_results(options.results))))
-    print(f"{time.monotonic() - started:.0f} s in this run", file=sys.stderr)
+        compute = resolve("cpu", "auto", options.threads)
+        context = Context(store=Store(options.work / "store"), compute=compute, report=report)
+        folders = [folder for title in CONDITIONS for folder in made(title, options, context)]
+        common: dict[str, Any] = {
+            "seeds": options.seeds,
+            "data": request,
+            "teachers": [options.teacher],
+            "student": STUDENT,
+            "results": options.results,
+        }
+        for student in options.students:
+            evaluate(folders, context, students=[student], targets=["soft"], against=["random", "whole"], **common)
+            evaluate(folders, context, students=[student], targets=["hard"], against=["random"], only_against=True, **common)
+    write_costs(context.store, options.results.with_suffix(".costs.json"))
 
 
-RECOVER: dict[str, Any] = {"steps": 500}
-LABELS: dict[str, Any] = {
-    "epochs": 400,
-    "teacher_bn": "batch",
-    "views": {"crop": "resized", "scale": [0.5, 1.0], "mix": "cutmix", "batch_size": 50},
-}
-STUDENT = StudentRecipe(optim=OptimConfig(optimizer="adamw", lr=4e-3, weight_decay=0.01, decay_norms=False))
+def made(title: str, options: argparse.Namespace, context: Context) -> list[Path]:
+    """The sets of one condition."""
+    recipe = {
+        "data": {"name": options.data, "root": options.data_root},
+        "ipc": options.ipc,
+        "sets": options.sets,
+        "labels": LABELS,
+        **RECOVER,
+        **CONDITIONS[title],
+    }
+    out = options.work / options.results.stem / f"ipc{options.ipc}-{title}"
+    return distill(resolve_recipe(recipe), context, out=out, teachers=[options.teacher])
+
+
+def write_costs(store: Store, path: Path) -> None:
+    """Seconds and peak memory of every job that this store has made."""
+    events = [json.loads(file.read_text()) for file in sorted((store.root / "measured").glob("*.json"))]
+    rows = [{key: event[key] for key in ("kind", "title", "seconds", "peak_memory_bytes")} for event in events]
+    rows.sort(key=lambda row: (row["kind"], row["title"]))
+    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+
 
 if __name__ == "__main__":
     main()

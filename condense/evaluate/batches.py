@@ -13,9 +13,9 @@ from torch import Tensor
 
 from condense.data.pixels import normalise
 from condense.data.spec import DatasetSpec, Split
-from condense.dataset import DistilledDataset, ReplayBatch, Targets, alone, replay
+from condense.dataset import DistilledDataset, ReplayBatch, Targets, replay
 from condense.device import Compute
-from condense.labels.relabel import TeacherBN, mean_logits, batch_statistics
+from condense.labels.relabel import TeacherBN, batch_statistics, mean_logits
 from condense.teachers import Teacher
 from condense.training import Batch
 from condense.views.config import ViewConfig
@@ -38,7 +38,7 @@ class ReplayBatches:
         self.steps_per_epoch = dataset.plan(0).n_steps
 
     def __call__(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        for made in islice(self.dataset.epoch(epoch % self.dataset.epochs), first_step, None):
+        for made in self.dataset.epoch(epoch % self.dataset.epochs, first_step):
             targets = made.logits if self.targets == "soft" and made.logits is not None else made.targets
             yield Batch(normalise(made.images, self.spec), targets, made.groups)
 
@@ -106,7 +106,5 @@ class RealBatches:
         return plan(self.views, self.seed, number, len(self.split), self.spec.height, self.spec.width)
 
     def _render(self, drawn: EpochPlan, index: int) -> ReplayBatch:
-        items = drawn.order[drawn.step(index)]
-        only = alone(drawn, drawn.step(index))
-        labels = self.split.labels[items]
-        return next(replay(lambda chosen: self.split.images[items[chosen]], labels, only, self.spec.n_classes))
+        take, labels = self.split.images.__getitem__, self.split.labels
+        return next(replay(take, labels, drawn, self.spec.n_classes, first_step=index))

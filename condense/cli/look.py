@@ -1,0 +1,164 @@
+"""Commands that list and describe: data sets, networks, methods."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import typer
+
+from condense.cli.options import Images, command
+from condense.cli.output import pairs, say, say_json, table
+from condense.cli.progress import drawn
+
+__all__ = ["data", "methods", "register"]
+
+data = typer.Typer(no_args_is_help=True)
+methods = typer.Typer(invoke_without_command=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@data.callback()
+def data_sets() -> None:
+    """Data sets: which have a name, what is in one.
+
+    Example: condense data list
+    """
+
+
+@command(data, "list")
+def data_list(json: AsJson = False) -> None:
+    """List the data sets that have a name.
+
+    Example: condense data list
+    """
+    from condense.data import DATASETS
+
+    if json:
+        say_json({name: dataclasses.asdict(entry) for name, entry in DATASETS.items()})
+        return
+    rows = [[name, entry.summary, entry.images, entry.files] for name, entry in DATASETS.items()]
+    table(["data", "what it shows", "images", "files"], rows)
+
+
+@command(data, "show")
+def data_show(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="One of `condense data list`, imagefolder:PATH or module:callable.")
+    ],
+    images: Images,
+    json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Show what is in a data set: classes, sizes, mean and std. Reads it if that was not done before.
+
+    Example: condense data show imagefolder:photos --size 32
+    """
+    from condense.data import open_data
+
+    with drawn(quiet=quiet) as report:
+        spec = open_data(name, report=report, **images.values()).spec
+    if json:
+        say_json(spec.to_dict())
+        return
+    pairs(
+        {
+            "name": spec.name,
+            "images": f"{spec.height} x {spec.width} px, {spec.channels} channel{'s' if spec.channels > 1 else ''}",
+            "mean": ", ".join(f"{value:.4f}" for value in spec.mean),
+            "std": ", ".join(f"{value:.4f}" for value in spec.std),
+            "fingerprint": spec.fingerprint[:16],
+        }
+    )
+    say()
+    sizes = zip(spec.classes, spec.train_sizes, spec.test_sizes, strict=True)
+    rows = [[str(index), *map(str, row)] for index, row in enumerate(sizes)]
+    total = ["", "all", str(sum(spec.train_sizes)), str(sum(spec.test_sizes))]
+    table(["", "class", "training", "test"], [*rows, total])
+
+
+def register(app: typer.Typer) -> None:
+    """Add the groups and the command of this module."""
+    app.add_typer(data, name="data")
+    app.add_typer(methods, name="methods")
+    command(app, "networks")(networks)
+
+
+def networks(
+    size: Annotated[int, typer.Option(metavar="PX", help="Side of the images.")] = 32,
+    channels: Annotated[int, typer.Option(metavar="N", help="1 (grey) or 3 (colour).")] = 3,
+    classes: Annotated[int, typer.Option(metavar="N", help="Number of classes.")] = 10,
+    json: AsJson = False,
+) -> None:
+    """List the networks and how many parameters they have.
+
+    Example: condense networks --size 28 --channels 1
+    """
+    from condense.networks import NETWORK_FORMS, describe
+
+    listed = describe(channels=channels, height=size, width=size, n_classes=classes)
+    if json:
+        say_json([dataclasses.asdict(row) for row in listed])
+        return
+    table(
+        ["network", "  parameters", "what it is"],
+        [[row.name, f"{row.parameters:>12,}", row.summary] for row in listed]
+        + [[form, "", summary] for form, summary in NETWORK_FORMS.items()],
+    )
+
+
+@methods.callback()
+def methods_list(context: typer.Context) -> None:
+    """List the methods; `methods show NAME` shows one.
+
+    Example: condense methods
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from condense.methods import METHODS
+
+    table(["method", "what it does"], [[name, method.summary] for name, method in METHODS.items()])
+
+
+@command(methods, "show")
+def methods_show(
+    name: Annotated[str, typer.Argument(metavar="METHOD", help="One of `condense methods`.")], json: AsJson = False
+) -> None:
+    """Show a method's settings with their defaults, what it needs, and where it was published.
+
+    Example: condense methods show cda
+    """
+    from condense.config import to_mapping
+    from condense.errors import MethodError, suggest
+    from condense.methods import METHODS
+
+    if name not in METHODS:
+        raise MethodError(f'unknown method "{name}"; {suggest(name, METHODS)}')
+    method = METHODS[name]
+    config = method.Config()
+    if json:
+        say_json({"method": name, "summary": method.summary, "source": method.source, "settings": to_mapping(config)})
+        return
+    pairs({"method": name, "does": method.summary, "source": method.source, "needs": needs_of(method, config)})
+    say()
+    table(["setting", "default", "meaning"], list(settings_of(config)))
+
+
+def needs_of(method: Any, config: Any) -> str:
+    """In words."""
+    needs = method(config).needs
+    teachers = {"none": "no teacher", "batchnorm": "teachers with BatchNorm", "any": "teachers"}[needs.teachers]
+    return f"{teachers}, {'real images' if needs.real_images else 'no real images'}"
+
+
+def settings_of(config: Any, prefix: str = "") -> list[list[str]]:
+    """A row per setting; those of a nested config under dotted names."""
+    rows: list[list[str]] = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            rows += settings_of(value, f"{prefix}{field.name}.")
+        else:
+            rows.append([prefix + field.name, repr(value), field.metadata.get("help", "")])
+    return rows

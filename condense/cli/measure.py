@@ -1,0 +1,100 @@
+"""Commands that use a set: train a network on it, evaluate it beside real images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from condense.cli.options import DataName, Images, Machine, Quick, Recipe, Seed, Teachers, command
+from condense.cli.output import say
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for function in (train, evaluate):
+        command(app, function.__name__)(function)
+
+
+def train(
+    path: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a distilled set.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The .safetensors file to write.")],
+    images: Images,
+    recipe: Recipe,
+    machine: Machine,
+    student: Annotated[str | None, typer.Option(metavar="NAME", help="One of `condense networks`.")] = None,
+    data: DataName = None,
+    seed: Seed = None,
+) -> None:
+    """Train one network on a set and keep its weights. With --data it is also measured on the test images.
+
+    Example: condense train synthesized/fashion-mini-ipc10-cda --student resnet20 --out model.safetensors
+    """
+    from condense import pipeline
+    from condense.config import from_mapping
+    from condense.evaluate.student import StudentRecipe
+
+    settings = from_mapping(StudentRecipe, recipe.values(network=student), "student")
+    with machine.context() as context:
+        outcome = pipeline.train(path, context, recipe=settings, seed=seed or 0, data=images.requested(data), out=out)
+    say(f"wrote {out}")
+    if outcome.accuracy is not None:
+        say(f"accuracy on the test images: {100 * outcome.accuracy:.2f} %")
+
+
+def evaluate(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="SET...", help="Folders of sets, or a folder of set-0, set-1, ...")
+    ],
+    images: Images,
+    recipe: Recipe,
+    machine: Machine,
+    student: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A network to train; repeatable. Default convnet3-bn.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Students of each kind.")] = 3,
+    targets: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="soft or hard; repeatable. Both by default.")
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHAT", help="random (real images) or whole (the data set); repeatable. Default random."),
+    ] = None,
+    data: DataName = None,
+    teacher: Teachers = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON lines to add results to, and to go on from.")
+    ] = None,
+    quick: Quick = False,
+) -> None:
+    """Train fresh networks on sets and print what they are worth, beside random real images labelled the same way.
+
+    Example: condense evaluate synthesized/fashion-mini-ipc10-cda --student resnet20 --seeds 3 --against random
+
+    Accuracies are those of the last epoch on the test images. Sets of one method are repetitions of each other: make
+    them with `condense distill --sets 3`, because one set says nothing about the method.
+    """
+    from condense import pipeline
+    from condense.config import from_mapping
+    from condense.evaluate.student import StudentRecipe
+    from condense.report import rows_of, show
+
+    template = from_mapping(StudentRecipe, recipe.values(), "student")
+    with machine.context() as context:
+        measured = pipeline.evaluate(
+            paths,
+            context,
+            students=student or ["convnet3-bn"],
+            seeds=seeds,
+            targets=targets or ["soft", "hard"],
+            against=against or ["random"],
+            data=images.requested(data),
+            teachers=teacher or [],
+            student=template,
+            results=results,
+            quick=quick,
+        )
+    show(rows_of(measured))

@@ -1,0 +1,59 @@
+"""Words for the person at the terminal: results on standard output, one-line errors on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+
+__all__ = ["fail", "pairs", "say", "say_json", "size", "table"]
+
+
+def say(line: str = "") -> None:
+    """A line of result."""
+    typer.echo(line)
+
+
+def say_json(value: Any) -> None:
+    """The same for programs."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def fail(error: Exception) -> None:
+    """``error: ...`` on one line, whatever line ends the message may hold."""
+    typer.echo("error: " + " ".join(str(error).split("\n")), err=True)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Framed on a terminal; aligned columns that are never cut or wrapped anywhere else."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        drawn = Table(*headings)
+        for row in rows:
+            drawn.add_row(*map(Text, row))
+        Console().print(drawn)
+        return
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    for row in [headings, *rows]:
+        say("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def pairs(values: Mapping[str, object]) -> None:
+    """Names and values, a line each."""
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        say(f"{name.ljust(width)}  {value}")
+
+
+def size(count: int) -> str:
+    """Bytes with a decimal unit: ``1.23 MB``."""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}"

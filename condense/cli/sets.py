@@ -1,0 +1,185 @@
+"""Commands that make a set and look at it: distill, relabel, verify, grid."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from condense.cli.options import DataName, Images, Machine, Quick, Recipe, Seed, Teachers, command
+from condense.cli.output import pairs, say, size
+
+if TYPE_CHECKING:
+    from condense.pipeline import DataRequest
+
+__all__ = ["describe", "draw_set", "register"]
+
+SetPath = Annotated[Path, typer.Argument(metavar="SET", help="The folder of a distilled set.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for function in (distill, relabel, verify, grid):
+        command(app, function.__name__)(function)
+
+
+def distill(
+    images: Images,
+    recipe: Recipe,
+    machine: Machine,
+    data: DataName = None,
+    method: Annotated[str | None, typer.Option(metavar="NAME", help="One of `condense methods`.")] = None,
+    ipc: Annotated[int | None, typer.Option(metavar="N", help="Images per class.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="The folder to write; default synthesized/DATA-ipcN-METHOD."),
+    ] = None,
+    sets: Annotated[int | None, typer.Option(metavar="S", help="Independent sets to make; 1 by default.")] = None,
+    teacher: Teachers = None,
+    seed: Seed = None,
+    quick: Quick = False,
+) -> None:
+    """Distil a data set: teachers (trained unless given), images, labels, the finished set.
+
+    Example: condense distill --data fashion-mini --method cda --ipc 10
+
+    Run the same line again after an interruption and only what is missing is done. A --config file holds data, method,
+    ipc, sets, seed, the method's settings by name (see `condense methods show`), and the sections teacher and labels.
+    """
+    from condense import pipeline
+
+    values = recipe.values(data=data, method=method, ipc=ipc, sets=sets, seed=seed)
+    values = with_images(values, images)
+    with machine.context() as context:
+        request = pipeline.resolve(values, quick=quick)
+        made = pipeline.distill(request, context, out=out, teachers=teacher or [])
+    for folder in made:
+        describe(folder)
+    suggest_next(made, data_options(request.data))
+
+
+def relabel(
+    path: SetPath,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder of the new set.")],
+    images: Images,
+    recipe: Recipe,
+    machine: Machine,
+    data: DataName = None,
+    teacher: Teachers = None,
+    seed: Seed = None,
+) -> None:
+    """Give the images of a set new labels: other teachers, other views, more epochs. The images stay as they are.
+
+    Example: condense relabel synthesized/mini --teacher teachers/mine --set epochs=200 --out synthesized/mini-200
+    """
+    from condense import pipeline
+    from condense.config import from_mapping
+    from condense.labels.relabel import LabelConfig
+
+    labels = from_mapping(LabelConfig, recipe.values(seed=seed), "labels")
+    with machine.context() as context:
+        made = pipeline.relabel(
+            path, context, labels=labels, teachers=teacher or [], data=images.requested(data), out=out
+        )
+    describe(made)
+    suggest_next([made], data_options(images.requested(data)))
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a set, or one of its .h5 files.")],
+    fast: Annotated[bool, typer.Option("--fast", help="Structure and sizes only; hashes are not computed.")] = False,
+) -> None:
+    """Check a set against the specification: structure, ranges, hashes and checksums of every file.
+
+    Example: condense verify synthesized/fashion-mini-ipc10-cda
+    """
+    from condense.shards import verify as check
+
+    found = check(path, deep=not fast)
+    say(f"{path}: valid{', hashes not checked' if fast else ''}")
+    pairs(counted(found.rows, found.epochs, found.bytes.images, found.bytes.labels, found.bytes.other))
+
+
+def grid(
+    path: SetPath,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.png", help="The picture to write.")] = Path(
+        "grid.png"
+    ),
+    per_class: Annotated[int, typer.Option(metavar="N", help="Images of each class.")] = 10,
+    scale: Annotated[int | None, typer.Option(metavar="N", help="Enlarge by this whole factor.")] = None,
+) -> None:
+    """Draw a set as one picture, a row per class.
+
+    Example: condense grid synthesized/fashion-mini-ipc10-cda -o grid.png
+    """
+    draw_set(path, out, per_class=per_class, scale=scale)
+    say(f"wrote {out}")
+
+
+def draw_set(path: Path, out: Path, *, per_class: int = 10, scale: int | None = None) -> None:
+    """Write the picture of the set in the folder ``path``."""
+    import numpy as np
+
+    from condense.report.grid import draw_grid
+    from condense.shards import read_set
+
+    files = read_set(path)
+    pixels = np.concatenate([file.decode() for file in files.images])
+    labels = np.concatenate([file.labels for file in files.images])
+    draw_grid(pixels, labels, files.info.classes, out, per_class=per_class, scale=scale)
+
+
+def with_images(values: Mapping[str, Any], images: Images) -> dict[str, Any]:
+    """The image options laid over the recipe's ``data``, which is a name or a section."""
+    from condense.config import merge
+
+    wanted, data = images.values(), values.get("data")
+    if not wanted or data is None:
+        return dict(values)
+    section = data if isinstance(data, Mapping) else {"name": data}
+    return {**values, "data": merge(section, wanted)}
+
+
+def describe(folder: Path) -> None:
+    """Where a set is, how many images it has and how large it is."""
+    from condense.shards import read_set, set_bytes
+
+    files = read_set(folder)
+    taken = set_bytes(files)
+    say(f"set {folder}")
+    pairs(counted(files.n_rows, files.labels[0].epochs if files.labels else 0, taken.images, taken.labels, taken.other))
+
+
+def counted(rows: int, epochs: int, images: int, labels: int, other: int) -> dict[str, object]:
+    return {
+        "images": f"{rows}, {size(images)}",
+        "labels": f"{epochs} epochs, {size(labels)}" if labels else "none beside the classes",
+        "other": size(other),
+    }
+
+
+def data_options(request: DataRequest | None) -> str:
+    """What `evaluate` must be told of a data set that is not found by its name alone."""
+    if request is None or (":" not in request.name and request.root is None):
+        return ""
+    options = {
+        "--data": request.name,
+        "--data-root": request.root,
+        "--size": request.size,
+        "--channels": request.channels,
+    }
+    return "".join(f" {option} {shlex.quote(str(value))}" for option, value in options.items() if value is not None)
+
+
+def suggest_next(made: Sequence[Path], data: str) -> None:
+    """What one does with a set."""
+    one = shlex.quote(str(made[0]))
+    everything = one if len(made) == 1 else shlex.quote(str(made[0].parent))
+    say("next:")
+    say(f"  condense evaluate {everything}{data} --against random")
+    say(f"  condense grid {one} -o grid.png")
+    say(f"  condense train {one} --student resnet20 --out model.safetensors")
+    say(f'  in Python: condense.load("{made[0]}")')

@@ -1,0 +1,234 @@
+"""The one loop of the decoupled methods: a canvas optimised through views of it, under frozen teachers.
+
+``loss = objective(teacher(view(canvas.images())))``, backward, step, project. What varies between methods is what the
+loop is given: the canvas and its start, the stages with their views and objectives, the teachers and their weights,
+and three hooks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from condense.canvas import Canvas
+from condense.checkpoint import Checkpoint, NoCheckpoint
+from condense.device import Compute
+from condense.errors import ConfigError, MethodError
+from condense.objectives import Objective, Seen
+from condense.progress import Report, silent
+from condense.teachers.taps import TappedNetwork
+from condense.views.recovery import RecoveryDraws, RecoveryViews, apply_recovery, recovery_draws
+from condense.views.render import channels_last
+
+__all__ = ["AdamConfig", "Hooks", "Problem", "Stage", "Teachers", "invert", "together"]
+
+REPORT_EVERY = 25
+"""Steps between looks at the loss: looking waits for the device."""
+
+DRAWN_AHEAD = 200
+"""Steps whose views are drawn at once."""
+
+Teachers = Callable[[int], Sequence[tuple[TappedNetwork, float]]]
+"""The teachers of a step and their weights in the loss: a committee, or one after the other."""
+
+
+def together(networks: Sequence[TappedNetwork]) -> Teachers:
+    """All of them at every step, with equal weights that sum to one."""
+    members = [(network, 1 / len(networks)) for network in networks]
+    return lambda _: members
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """``steps`` steps with these ``views`` and this ``objective``. Raises `ConfigError` for less than one step."""
+
+    steps: int
+    views: RecoveryViews
+    objective: Objective
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"steps must be at least 1, got {self.steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConfig:
+    """Adam (arXiv 1412.6980) with half a cosine over the whole run.
+
+    Step t of T has learning rate ``lr / 2 * (1 + cos(pi t / T))``, so the last is above 0.
+    """
+
+    lr: float = 0.25
+    betas: tuple[float, float] = (0.5, 0.9)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"lr must be above 0 and finite, got {self.lr}")
+
+    def lr_at(self, step: int, total: int) -> float:
+        return self.lr / 2 * (1 + math.cos(math.pi * step / total))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is to be made, besides how.
+
+    ``targets``: the class of each of a group's B images. ``groups``: the numbers that name each group, (set, slot,
+    first class): views are drawn by them. ``name`` is who to blame in messages.
+    """
+
+    name: str
+    seed: int
+    groups: Sequence[tuple[int, int, int]]
+    targets: Sequence[int]
+
+
+class Hooks:
+    """What a method may do at three places of the loop; by default nothing."""
+
+    def prepare(self, canvas: Canvas, teachers: Teachers) -> Teachers:
+        """Before the first step, and again when a run is resumed: the teachers to use."""
+        return teachers
+
+    def update_mask(self, canvas: Canvas, step: int) -> Tensor | None:
+        """What to multiply the update of ``canvas.values`` with. (A mask on the gradient would be undone by Adam.)"""
+        return None
+
+    def between_stages(self, canvas: Canvas, stage: int) -> None:
+        """Before the first step of stages 1, 2, ...; may replace ``canvas.values``."""
+
+
+class Adam:
+    """Adam on one tensor, in place, with a mask on the update."""
+
+    def __init__(self, values: Tensor, config: AdamConfig) -> None:
+        self.config, self.count = config, 0
+        self.first, self.second = torch.zeros_like(values), torch.zeros_like(values)
+
+    def step(self, values: Tensor, gradient: Tensor, lr: float, mask: Tensor | None) -> None:
+        (beta1, beta2), self.count = self.config.betas, self.count + 1
+        self.first.lerp_(gradient, 1 - beta1)
+        self.second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        spread = (self.second / (1 - beta2**self.count)).sqrt_().add_(self.config.eps)
+        update = self.first / spread
+        if mask is not None:
+            update *= mask
+        values.sub_(update, alpha=lr / (1 - beta1**self.count))
+
+
+def invert(
+    canvas: Canvas,
+    stages: Sequence[Stage],
+    teachers: Teachers,
+    problem: Problem,
+    *,
+    compute: Compute,
+    adam: AdamConfig,
+    hooks: Hooks | None = None,
+    report: Report = silent,
+    checkpoint: Checkpoint | None = None,
+) -> None:
+    """Optimise ``canvas``, in place.
+
+    The groups share nothing but the forward pass. Adam starts anew in every stage; the learning rate and the views'
+    schedule run over all stages. Goes on bit by bit from ``checkpoint``. Raises `MethodError` when a loss or a value
+    is no longer finite.
+    """
+    hooks, checkpoint = hooks or Hooks(), checkpoint or NoCheckpoint()
+    total = sum(stage.steps for stage in stages)
+    teachers = hooks.prepare(canvas, teachers)
+    targets = torch.tensor(problem.targets, device=canvas.values.device)
+    state, done = Adam(canvas.values, adam), 0
+    saved = checkpoint.load()
+    if saved is not None:
+        done, state.count = saved["counts"].tolist()
+        canvas.values, state.first, state.second = (
+            saved[name].to(canvas.values.device) for name in ("values", "first", "second")
+        )
+    first = 0
+    for number, stage in enumerate(stages):
+        steps = range(max(first, done), first + stage.steps)
+        if number and steps and steps.start == first:
+            hooks.between_stages(canvas, number)
+            state = Adam(canvas.values, adam)
+        for step, draws in _drawn(stage.views, steps, total, canvas, problem):
+            losses, gradient = _gradient(canvas, draws, step, stage.objective, teachers(step), targets, compute)
+            state.step(canvas.values, gradient, adam.lr_at(step, total), hooks.update_mask(canvas, step))
+            canvas.project()
+            if (step + 1) % REPORT_EVERY == 0 or step + 1 == total:
+                _refuse_divergence(losses, canvas, problem, step)
+                report("images", step + 1, total, {"loss": float(losses.mean())})
+            if checkpoint.due():
+                counts = torch.tensor([step + 1, state.count])
+                moments = {"first": state.first, "second": state.second}
+                checkpoint.save({"counts": counts, "values": canvas.values, **moments})
+        first += stage.steps
+
+
+def _drawn(
+    views: RecoveryViews, steps: range, total: int, canvas: Canvas, problem: Problem
+) -> Iterator[tuple[int, RecoveryDraws]]:
+    """Each step with draws that cover it, moved to the device many steps at once."""
+    if not steps:
+        return
+    images, _, height, width = canvas.images().shape[1:]
+    for start in range(steps.start, steps.stop, DRAWN_AHEAD):
+        ahead = range(start, min(start + DRAWN_AHEAD, steps.stop))
+        draws = recovery_draws(
+            views,
+            problem.seed,
+            problem.groups,
+            ahead,
+            total_steps=total,
+            images=images,
+            height=height,
+            width=width,
+        ).to(canvas.values.device)
+        for step in ahead:
+            yield step, draws
+
+
+def _gradient(
+    canvas: Canvas,
+    draws: RecoveryDraws,
+    step: int,
+    objective: Objective,
+    teachers: Sequence[tuple[TappedNetwork, float]],
+    targets: Tensor,
+    compute: Compute,
+) -> tuple[Tensor, Tensor]:
+    """Losses (G,), and the gradient of their sum in ``canvas.values``.
+
+    Teachers are gone through one by one, so that memory holds the activations of one.
+    """
+    canvas.values.requires_grad_(True)
+    views = apply_recovery(canvas.images(), draws, step)
+    shown = views.detach().requires_grad_(True)
+    losses = shown.new_zeros(len(shown))
+    for network, weight in teachers:
+        with compute.autocast():
+            logits, statistics = network(channels_last(shown.flatten(0, 1)), groups=len(shown))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        seen = Seen(shown, logits.view(*shown.shape[:2], -1), statistics, targets)
+        mine = weight * objective(seen)
+        mine.sum().backward()
+        losses += mine.detach()
+    (gradient,) = torch.autograd.grad(views, canvas.values, shown.grad)
+    canvas.values.requires_grad_(False)
+    return losses, gradient
+
+
+def _refuse_divergence(losses: Tensor, canvas: Canvas, problem: Problem, step: int) -> None:
+    finite = losses.isfinite() & canvas.values.flatten(1).isfinite().all(1)
+    if finite.all():
+        return
+    lost = problem.groups[int(finite.logical_not().nonzero()[0])]
+    raise MethodError(
+        f"{problem.name} diverged (seed {problem.seed}, set {lost[0]}, slot {lost[1]}): the loss or a pixel is not "
+        f"finite at step {step + 1}; lower lr, or use --precision float32"
+    )

@@ -1,0 +1,174 @@
+"""What every method is: a config, what it needs, the jobs it cuts a set into, and how it does one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from condense.checkpoint import Checkpoint
+from condense.data.spec import DatasetSpec, Split
+from condense.device import Compute
+from condense.errors import MethodError, TeacherError
+from condense.networks import batchnorm_layers
+from condense.progress import Report
+from condense.teachers import Teacher
+
+__all__ = ["JobSizes", "Method", "Needs", "Rows", "SynthesisJob", "slot_blocks"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a method cannot work without."""
+
+    teachers: Literal["none", "any", "batchnorm"]
+    real_images: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisJob:
+    """One block of a set: every slot for every class. Slots are IPC indices, from 0."""
+
+    spec: DatasetSpec
+    set_index: int
+    seed: int
+    slots: tuple[int, ...]
+    classes: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows to be stored, slot by slot and within a slot class by class.
+
+    ``pixels``: uint8 (rows, H, W, C). ``labels``, ``slots``: int64 (rows,).
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    slots: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, job: SynthesisJob, pixels: npt.NDArray[np.uint8]) -> Rows:
+        """All rows of ``job``; ``pixels`` in its order."""
+        labels = np.tile(np.array(job.classes, dtype=np.int64), len(job.slots))
+        return cls(pixels, labels, np.repeat(np.array(job.slots, dtype=np.int64), len(job.classes)))
+
+
+@dataclass(frozen=True)
+class JobSizes:
+    """How much goes into a job: at most ``classes`` classes, and no more slots than give ``images`` images."""
+
+    classes: int
+    images: int
+
+
+def slot_blocks(ipc: int, most: int) -> Iterator[tuple[int, ...]]:
+    """Blocks of at most ``most`` consecutive slots that cover 0 ... ipc - 1, the last of them whole.
+
+    The bounds 0, 1, 5, 10, 20, 30, ... do not depend on ``ipc``, so the blocks of a larger set begin with those of a
+    smaller one.
+
+    >>> list(slot_blocks(7, 3))
+    [(0,), (1, 2, 3), (4,), (5, 6, 7)]
+    """
+    start, stop = 0, 1
+    while start < ipc:
+        end = min(start + most, stop)
+        yield tuple(range(start, end))
+        start = end
+        if start == stop:
+            stop = {1: 5, 5: 10}.get(stop, stop + 10)
+
+
+class Method(ABC):
+    """A published way to make a distilled set.
+
+    Class attributes: ``name``; a one-line ``summary``; ``source``, the paper; ``revision``, raised when results
+    change; ``Config``, a frozen dataclass whose defaults are complete, each field with a line of ``help`` in its
+    metadata; ``quick``, the settings of a run of seconds.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    revision: ClassVar[int]
+    Config: ClassVar[type[Any]]
+    quick: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @property
+    @abstractmethod
+    def needs(self) -> Needs: ...
+
+    @property
+    @abstractmethod
+    def sizes(self) -> JobSizes: ...
+
+    @property
+    @abstractmethod
+    def contains_real_images(self) -> bool:
+        """Whether somebody's images can be recognised in the result."""
+
+    def jobs(self, spec: DatasetSpec, ipc: int, set_index: int, seed: int) -> list[SynthesisJob]:
+        """The jobs of a set of ``ipc`` images per class: those of a smaller set, and some more.
+
+        The last may do a few slots too many, so that a larger set finds them.
+        """
+        chunk = min(self.sizes.classes, spec.n_classes)
+        return [
+            SynthesisJob(spec=spec, set_index=set_index, seed=seed, slots=slots, classes=tuple(classes))
+            for slots in slot_blocks(ipc, max(1, self.sizes.images // chunk))
+            for classes in _chunks(range(spec.n_classes), chunk)
+        ]
+
+    def check(self, spec: DatasetSpec, ipc: int, teachers: Sequence[Teacher] | None = None) -> None:
+        """Refuse what cannot be done before any work. Raises `MethodError` or `TeacherError`.
+
+        ``teachers``: those at hand, or None while they are not known.
+        """
+        if ipc < 1:
+            raise MethodError(f"ipc must be at least 1, got {ipc}")
+        if self.needs.real_images:
+            size, label = min((size, label) for label, size in enumerate(spec.train_sizes))
+            if ipc > size:
+                raise MethodError(
+                    f'{self.name} needs {ipc} real images per class, but class "{spec.classes[label]}" of {spec.name} '
+                    f"has {size}; ask for an ipc of at most {size}"
+                )
+        if teachers is not None:
+            self._check_teachers(teachers)
+
+    def _check_teachers(self, teachers: Sequence[Teacher]) -> None:
+        if self.needs.teachers == "none":
+            return
+        if not teachers:
+            raise MethodError(f"{self.name} needs at least one teacher and was given none; train or import one")
+        for teacher in teachers:
+            if self.needs.teachers == "batchnorm" and not batchnorm_layers(teacher.network):
+                raise TeacherError(
+                    f"{self.name} matches BatchNorm statistics, but the teacher {teacher.info.network} has no "
+                    "BatchNorm; use a network with batch norm, for example resnet20 or convnet3-bn"
+                )
+
+    @abstractmethod
+    def synthesise(
+        self,
+        job: SynthesisJob,
+        *,
+        teachers: Sequence[Teacher],
+        train: Split | None,
+        compute: Compute,
+        report: Report,
+        checkpoint: Checkpoint,
+    ) -> Rows:
+        """Do one job, going on from ``checkpoint``. ``train``: the real training images, if they are needed."""
+
+
+def _chunks(classes: range, size: int) -> Iterator[range]:
+    return (classes[start : start + size] for start in range(0, len(classes), size))
