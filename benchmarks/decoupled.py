@@ -21,10 +21,10 @@ from typing import Any
 from condense.cli.progress import drawn
 from condense.device import keep_buffers, resolve
 from condense.engine.store import Store
+from condense.evaluation.student import StudentRecipe
 from condense.pipeline import Context, DataRequest, distill, evaluate
 from condense.pipeline import resolve as resolve_recipe
 from condense.training import OptimConfig
-from condense.evaluate.student import StudentRecipe
 
 CONDITIONS: dict[str, dict[str, Any]] = {
     "sre2l": {"method": "sre2l"},
@@ -64,15 +64,18 @@ def main() -> None:
         context = Context(store=Store(options.work / "store"), compute=compute, report=report)
         folders = [folder for title in CONDITIONS for folder in made(title, options, context)]
         common: dict[str, Any] = {
-            "seeds": options.seeds,
             "data": request,
             "teachers": [options.teacher],
             "student": STUDENT,
             "results": options.results,
         }
         for student in options.students:
-            evaluate(folders, context, students=[student], targets=["soft"], against=["random", "whole"], **common)
-            evaluate(folders, context, students=[student], targets=["hard"], against=["random"], only_against=True, **common)
+            common["students"] = [student]
+            evaluate(folders, context, seeds=options.seeds, targets=["soft"], against=["random"], **common)
+            common["only_against"] = True
+            evaluate(folders, context, seeds=options.seeds, targets=["hard"], against=["random"], **common)
+            evaluate(folders, context, seeds=1, targets=["soft"], against=["whole"], **common)
+            common["only_against"] = False
     write_costs(context.store, options.results.with_suffix(".costs.json"))
 
 

@@ -15,8 +15,8 @@ from condense import pipeline
 from condense.config import from_mapping, merge
 from condense.device import resolve
 from condense.engine.store import Store, default_store
-from condense.evaluate.results import Result
-from condense.evaluate.student import StudentRecipe
+from condense.evaluation.results import Result
+from condense.evaluation.student import StudentRecipe
 from condense.labels.relabel import LabelConfig
 from condense.pipeline import Context, DataRequest, TrainOutcome
 from condense.progress import Report, silent
@@ -112,7 +112,7 @@ def evaluate(
     paths: Sequence[Path | str],
     *,
     students: Sequence[str] = ("convnet3-bn",),
-    seeds: int = 3,
+    seeds: int | None = None,
     targets: Sequence[str] = ("soft", "hard"),
     against: Sequence[str] = ("random",),
     data: Data | None = None,

@@ -14,7 +14,15 @@ from typing import Any
 
 from condense.errors import OutputError
 
-__all__ = ["canonical_json", "disk_errors", "fsync_folder", "publish_folder", "sha256_file", "write_atomic"]
+__all__ = [
+    "bytes_in_words",
+    "canonical_json",
+    "disk_errors",
+    "fsync_folder",
+    "publish_folder",
+    "sha256_file",
+    "write_atomic",
+]
 
 DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
@@ -104,3 +112,11 @@ def sha256_file(path: Path) -> str:
 def canonical_json(value: Any) -> str:
     """One text for one value: sorted keys, no spaces, no NaN. Hashes and ids are taken of this."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def bytes_in_words(count: int) -> str:
+    """With a decimal unit and three figures: ``1.23 MB``."""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}"

@@ -13,14 +13,14 @@ PACKAGE = Path(condense.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"seeding", "progress", "files", "device"},
+    {"seeding", "progress", "files", "device", "callables"},
     {"checkpoint", "config"},
     {"data", "networks"},
     {"training"},
     {"views", "canvas", "objectives", "teachers"},
     {"labels", "inversion", "selection"},
     {"methods", "dataset", "engine"},
-    {"evaluate"},
+    {"evaluation"},
     {"report"},
     {"pipeline"},
     {"api"},
@@ -32,8 +32,8 @@ ONLY = {
     "shards": {"errors"},
     "engine": {"errors", "files", "checkpoint", "progress"},
     "views": {"errors", "seeding", "device"},
-    "data": {"errors", "seeding", "files", "progress"},
-    "networks": {"errors", "seeding"},
+    "data": {"errors", "seeding", "files", "progress", "callables"},
+    "networks": {"errors", "seeding", "callables"},
 }
 """Parts that import nothing of the package beyond these."""
 
@@ -88,5 +88,5 @@ def test_parts_without_torch(part: str) -> None:
 
 
 def test_engine_and_evaluation_know_no_method() -> None:
-    for part in ("engine", "evaluate"):
+    for part in ("engine", "evaluation"):
         assert "methods" not in inside(part)

@@ -22,9 +22,10 @@ from typer.testing import CliRunner, Result
 
 from condense.cli import app
 from condense.cli.options import Images, Recipe, spread
-from condense.cli.output import fail, size
+from condense.cli.output import fail
 from condense.cli.progress import BarReport, LineReport, drawn, duration, shown
 from condense.errors import CondenseError
+from condense.files import bytes_in_words
 from condense.progress import silent
 
 ROOT = Path(__file__).parent.parent
@@ -275,7 +276,7 @@ def test_a_terminal_gets_bars_and_quiet_gets_nothing() -> None:
 def test_numbers_are_short() -> None:
     assert shown({"loss": 3.2149, "accuracy": 0.5, "epoch": 12000}) == ["loss 3.21", "accuracy 0.5", "epoch 12000"]
     assert [duration(s) for s in (3, 99, 150, 9000)] == ["3 s", "99 s", "2 min", "2.5 h"]
-    assert [size(b) for b in (0, 999, 1000, 78400, 1234567)] == ["0 B", "999 B", "1 kB", "78.4 kB", "1.23 MB"]
+    assert [bytes_in_words(b) for b in (0, 999, 1000, 78400, 1234567)] == ["0 B", "999 B", "1 kB", "78.4 kB", "1.23 MB"]
 
 
 # How it ends

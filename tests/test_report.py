@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from condense.errors import CondenseError
-from condense.evaluate.results import Result, config_hash
+from condense.evaluation.results import Result, config_hash
 from condense.report import draw_grid, markdown, rows_of, show
 from condense.report.grid import GAP, MAX_CLASSES, spread
 

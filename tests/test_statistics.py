@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from condense.evaluate.statistics import Difference, paired_difference, summarise, t_interval
+from condense.evaluation.statistics import Difference, paired_difference, summarise, t_interval
 
 T_975_2 = 4.302652729911275  # Student's t, 97.5 %, 2 degrees of freedom
 T_975_1 = 12.706204736432095

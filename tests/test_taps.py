@@ -137,7 +137,7 @@ def test_network_is_copied_frozen_and_its_statistics_untouched() -> None:
     assert all(parameter.grad is None for parameter in plain.parameters())
     assert plain.training
     assert not any(parameter.requires_grad for parameter in tapped.parameters())
-    assert not any(module.training for module in tapped.network.modules())
+    assert not any(module.training for module in tapped.modules())
     assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
     assert any(isinstance(module, nn.BatchNorm2d) for module in plain.modules())
 

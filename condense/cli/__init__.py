@@ -5,6 +5,8 @@ Everything but the options lives elsewhere and is imported when a command runs, 
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -63,6 +65,10 @@ look.register(app)
 
 
 def main() -> None:
-    """What the command ``condense`` and ``python -m condense`` run."""
+    """What the command ``condense`` and ``python -m condense`` run.
+
+    A user's own ``module:callable`` may lie in the current folder, which Python looks into only for ``-m``.
+    """
+    sys.path.insert(0, str(Path.cwd()))
     with stoppable():
         app(prog_name="condense")

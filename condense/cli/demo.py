@@ -41,7 +41,7 @@ def demo(
     If it is interrupted, run it again: it finishes what is missing.
     """
     from condense import pipeline
-    from condense.evaluate.student import StudentRecipe
+    from condense.evaluation.student import StudentRecipe
     from condense.report import rows_of, show
 
     with machine.context() as context:

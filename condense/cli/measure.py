@@ -35,7 +35,7 @@ def train(
     """
     from condense import pipeline
     from condense.config import from_mapping
-    from condense.evaluate.student import StudentRecipe
+    from condense.evaluation.student import StudentRecipe
 
     settings = from_mapping(StudentRecipe, recipe.values(network=student), "student")
     with machine.context() as context:
@@ -55,7 +55,9 @@ def evaluate(
     student: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A network to train; repeatable. Default convnet3-bn.")
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", help="Students of each kind.")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(metavar="N", help="Students of each kind per set; 3 by default, 1 with --quick.")
+    ] = None,
     targets: Annotated[
         list[str] | None, typer.Option(metavar="KIND", help="soft or hard; repeatable. Both by default.")
     ] = None,
@@ -79,7 +81,7 @@ def evaluate(
     """
     from condense import pipeline
     from condense.config import from_mapping
-    from condense.evaluate.student import StudentRecipe
+    from condense.evaluation.student import StudentRecipe
     from condense.report import rows_of, show
 
     template = from_mapping(StudentRecipe, recipe.values(), "student")

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-__all__ = ["fail", "pairs", "say", "say_json", "size", "table"]
+__all__ = ["fail", "pairs", "say", "say_json", "table"]
 
 
 def say(line: str = "") -> None:
@@ -49,11 +49,3 @@ def pairs(values: Mapping[str, object]) -> None:
     width = max(map(len, values), default=0)
     for name, value in values.items():
         say(f"{name.ljust(width)}  {value}")
-
-
-def size(count: int) -> str:
-    """Bytes with a decimal unit: ``1.23 MB``."""
-    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.3g} {units[0]}"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from condense.cli.options import DataName, Images, Machine, Quick, Recipe, Seed, Teachers, command
-from condense.cli.output import pairs, say, size
+from condense.cli.output import pairs, say
+from condense.files import bytes_in_words
 
 if TYPE_CHECKING:
     from condense.pipeline import DataRequest
@@ -155,9 +156,9 @@ def describe(folder: Path) -> None:
 
 def counted(rows: int, epochs: int, images: int, labels: int, other: int) -> dict[str, object]:
     return {
-        "images": f"{rows}, {size(images)}",
-        "labels": f"{epochs} epochs, {size(labels)}" if labels else "none beside the classes",
-        "other": size(other),
+        "images": f"{rows}, {bytes_in_words(images)}",
+        "labels": f"{epochs} epochs, {bytes_in_words(labels)}" if labels else "none beside the classes",
+        "other": bytes_in_words(other),
     }
 
 

@@ -15,7 +15,6 @@ images are read on every opening, since nothing else tells whether they changed,
 from __future__ import annotations
 
 import hashlib
-import importlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +26,10 @@ from PIL import Image
 from condense.data.images import UNREADABLE, Geometry, Look, common_geometry, fit, look
 from condense.data.source import ArrayImages, Bytes, Contents, Images, Labels, Normalisation, Survey, digest
 from condense.data.spec import Data
-from condense.errors import DataError, suggest
+from condense.errors import DataError
 from condense.progress import Report, silent
 
-__all__ = ["CustomSource", "DatasetImages", "call", "checked", "open_custom"]
+__all__ = ["CustomSource", "DatasetImages", "checked", "open_custom"]
 
 REPORT_EVERY = 256
 
@@ -78,22 +77,6 @@ class CustomSource:
 
     def contents(self) -> Contents:
         return Contents(self.classes, self.train.images, self.test.images)
-
-
-def call(name: str) -> Any:
-    """Import ``module:callable`` and call it. Raises :class:`DataError` if there is no such thing."""
-    module, _, attribute = name.partition(":")
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise DataError(
-            f'cannot import "{module}" of data set "{name}" ({error}); check the name and PYTHONPATH'
-        ) from None
-    function = getattr(found, attribute, None)
-    if not callable(function):
-        known = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-        raise DataError(f'module "{module}" has no callable "{attribute}"; {suggest(attribute, known)}')
-    return function()
 
 
 def open_custom(name: str, returned: object, report: Report = silent) -> CustomSource | Data:

@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import platformdirs
 
+from condense.callables import find_callable
 from condense.data.cache import open_cached
-from condense.data.custom import call, checked, open_custom
+from condense.data.custom import checked, open_custom
 from condense.data.embedded import Embedded
 from condense.data.folders import scan
 from condense.data.images import LARGEST, SMALLEST, Geometry
@@ -42,7 +43,9 @@ DATASETS: dict[str, DatasetEntry] = {
     "fashion-mini": DatasetEntry(
         "part of Fashion-MNIST", "28x28 grey, 10 classes, 5,000 + 1,000", "inside the package", "MIT"
     ),
-    "fashion-mnist": DatasetEntry("articles of clothing", "28x28 grey, 10 classes, 60,000 + 10,000", "data root", "MIT"),
+    "fashion-mnist": DatasetEntry(
+        "articles of clothing", "28x28 grey, 10 classes, 60,000 + 10,000", "data root", "MIT"
+    ),
     "mnist": DatasetEntry("handwritten digits", "28x28 grey, 10 classes, 60,000 + 10,000", "data root"),
     "cifar10": DatasetEntry("animals and vehicles", "32x32 colour, 10 classes, 50,000 + 10,000", "data root"),
     "cifar100": DatasetEntry("things of 100 kinds", "32x32 colour, 100 classes, 50,000 + 10,000", "data root"),
@@ -131,7 +134,7 @@ def _find(
     if kind == "imagefolder" and rest:
         return scan(Path(rest), indices=cache / "index", test_fraction=test_fraction, seed=seed)
     if kind and colon and rest and kind != "imagefolder":
-        return open_custom(name, call(name), report)
+        return open_custom(name, find_callable(name, "data set", DataError)(), report)
     raise DataError(f'there is no data set "{name}"; {suggest(name, DATASETS)}')
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from condense.errors import NetworkError, suggest
+from condense.callables import find_callable
+from condense.errors import NetworkError
 from condense.networks.base import InputShape
 
 __all__ = ["check_output", "foreign"]
@@ -103,16 +103,7 @@ def _timm(name: str, shape: InputShape, n_classes: int) -> nn.Module:
 
 
 def _callable(module: str, path: str, shape: InputShape, n_classes: int) -> object:
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise NetworkError(
-            f'cannot import "{module}" of network "{module}:{path}" ({_reason(error)}); check the name and PYTHONPATH'
-        ) from error
-    make = getattr(found, path, None)
-    if not callable(make):
-        names = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
-        raise NetworkError(f'module "{module}" has no callable "{path}"; {suggest(path, names)}')
+    make = find_callable(f"{module}:{path}", "network", NetworkError)
     return make(**shape._asdict(), n_classes=n_classes)
 
 

@@ -12,7 +12,7 @@ from condense.config import to_mapping
 from condense.data import DATASETS, Data, DatasetSpec
 from condense.engine.job import Job
 from condense.engine.run import run
-from condense.evaluate.student import StudentRecipe
+from condense.evaluation.student import StudentRecipe
 from condense.files import canonical_json, sha256_file
 from condense.labels.relabel import LabelConfig
 from condense.pipeline.context import Context, DataRequest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from condense.config import from_mapping, merge
@@ -33,6 +33,8 @@ class Request:
     seed: int = 0
     teacher: TeacherRecipe
     labels: LabelConfig
+    min_accuracy: float | None = None
+    """What a teacher must reach; None for the usual bound, see :func:`condense.teachers.check_teacher`."""
 
     def __post_init__(self) -> None:
         for name in ("ipc", "sets"):
@@ -64,10 +66,10 @@ def resolve(values: Mapping[str, Any], *, quick: bool = False) -> Request:
         "labels": merge(QUICK_LABELS if quick else {}, values.get("labels", {})),
     }
     settings = from_mapping(method.Config, merge(method.quick if quick else {}, given))
-    return from_mapping(_Plain, plain).with_method(method(settings))
+    return from_mapping(_Plain, plain).with_method(method(settings), 0.0 if quick else None)
 
 
-QUICK_TEACHER: dict[str, Any] = {"network": "resnet8", "epochs": 1}
+QUICK_TEACHER: dict[str, Any] = {"network": "resnet8", "epochs": 1, "min_steps": 40}
 QUICK_LABELS: dict[str, Any] = {"epochs": 5}
 
 
@@ -82,8 +84,9 @@ class _Plain:
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
     labels: LabelConfig = field(default_factory=LabelConfig)
 
-    def with_method(self, method: Method) -> Request:
-        return Request(**{entry.name: getattr(self, entry.name) for entry in fields(self)}, method=method)
+    def with_method(self, method: Method, min_accuracy: float | None) -> Request:
+        known = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return Request(**known, method=method, min_accuracy=min_accuracy)
 
 
 def find_method(name: object) -> type[Method]:
@@ -93,9 +96,18 @@ def find_method(name: object) -> type[Method]:
     return METHODS[name]
 
 
-def request_of(info: SetInfo) -> DataRequest:
-    """The data set that a set was made of, if anybody can open it by name."""
+def request_of(info: SetInfo, given: DataRequest | None = None) -> DataRequest:
+    """The data set that a set was made of: where ``given`` says, or by name if anybody can open it by that.
+
+    The images are wanted as the set has them, unless ``given`` says otherwise.
+    """
     values = info.config.get("data", {})
-    if not isinstance(values, Mapping) or values.get("name") not in DATASETS:
-        raise ConfigError(f'set "{info.name}" was made of {info.spec["name"]}; say where that is with --data')
-    return from_mapping(DataRequest, values, "data")
+    known = from_mapping(DataRequest, values, "data") if isinstance(values, Mapping) and "name" in values else None
+    if given is None:
+        if known is None or known.name not in DATASETS:
+            raise ConfigError(f'set "{info.name}" was made of {info.spec["name"]}; say where that is with --data')
+        return known
+    usual = DataRequest(name=given.name, root=given.root)
+    if known is None or given != usual:
+        return given
+    return replace(known, name=given.name, root=given.root)

@@ -10,7 +10,7 @@ from condense.config import to_mapping
 from condense.data import DatasetSpec
 from condense.dataset import load
 from condense.engine.job import Job
-from condense.evaluate.student import check_same_data
+from condense.evaluation.student import check_same_data
 from condense.labels.relabel import LabelConfig
 from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.plans import common_of, labels_job, run_all, set_hash, set_jobs
@@ -43,7 +43,7 @@ def distill(
     jobs = set_jobs(request, data.spec, context, makers, name=name)
     for job, folder in zip(jobs, folders, strict=True):
         refuse_other_set(folder, job)
-    check_made(makers, data.spec, request.method.needs, context)
+    check_made(makers, data.spec, request, context)
     for made, folder in zip(run_all(jobs, context), folders, strict=True):
         publish(made, folder)
     return folders
@@ -63,7 +63,7 @@ def relabel(
     teachers: their folders; without any, those that labelled the set, if the store has them.
     """
     dataset = load(path)
-    request = data or request_of(dataset.info)
+    request = request_of(dataset.info, data)
     opened = context.data(request)
     check_same_data(dataset.spec, opened.spec)
     makers = given_teachers(opened.spec, teachers) if teachers else stored_teachers(dataset.info, context)

@@ -14,8 +14,8 @@ from condense.dataset import DistilledDataset, load
 from condense.engine.job import Job
 from condense.engine.run import measured
 from condense.errors import ConfigError, TeacherError, suggest
-from condense.evaluate.results import Result, append_result, read_results
-from condense.evaluate.student import StudentRecipe, check_same_data
+from condense.evaluation.results import Result, append_result, read_results
+from condense.evaluation.student import StudentRecipe, check_same_data
 from condense.files import disk_errors
 from condense.labels.relabel import LabelConfig
 from condense.methods import METHODS
@@ -52,6 +52,7 @@ def train(
     dataset = load(path)
     build_for(dataset.spec, recipe.network)
     if data is not None:
+        data = request_of(dataset.info, data)
         check_same_data(dataset.spec, context.data(data).spec)
     job = student_job(path, recipe, seed, 0, context, data, weights=True)
     made = run_all([job], context)[0]
@@ -100,7 +101,7 @@ def evaluate(
     context: Context,
     *,
     students: Sequence[str],
-    seeds: int,
+    seeds: int | None = None,
     targets: Sequence[str] = ("soft", "hard"),
     against: Sequence[str] = ("random",),
     data: DataRequest | None = None,
@@ -108,6 +109,7 @@ def evaluate(
     student: StudentRecipe | None = None,
     results: Path | None = None,
     quick: bool = False,
+    only_against: bool = False,
 ) -> list[Result]:
     """Train fresh networks on each set and test them at their last step.
 
@@ -119,21 +121,23 @@ def evaluate(
     data: the test images; by default what the sets say they were made of.
     teachers: needed for ``against`` when the store does not have those that labelled the sets.
     results: JSON lines to append to; a run that is there already is not added again.
-    quick: one student and few epochs.
+    seeds: 3 by default, 1 if ``quick``, which also cuts the epochs to 2 where ``student`` does not say.
+    only_against: measure what the sets are compared with, and not the sets.
     """
+    seeds = seeds if seeds is not None else 1 if quick else 3
     check_choices(targets, against, seeds)
     template = student or StudentRecipe()
-    if quick:
-        template, seeds = replace(template, epochs=2), 1
+    if quick and template.epochs is None:
+        template = replace(template, epochs=2)
     given = opened_sets(paths)
-    request = data or request_of(given[0].dataset.info)
+    request = request_of(given[0].dataset.info, data)
     opened = context.data(request)
     for one in given:
         check_same_data(one.dataset.spec, opened.spec)
     for name in students:
         build_for(given[0].dataset.spec, name)
     names = condition_names(given)
-    conditions = [(names[one.path], one) for one in given]
+    conditions = [] if only_against else [(names[one.path], one) for one in given]
     makers = teachers_for(given[0], opened, context, teachers) if against else ()
     if "random" in against:
         conditions += [("random", one) for one in random_sets(given, request, opened, context, makers)]
@@ -149,9 +153,11 @@ def evaluate(
         for seed in range(seeds)
     ]
     if "whole" in against:
+        first = {one.index: one for one in reversed(given)}
         jobs += [
-            ("whole data", real_job(given[0], recipe, seed, context, request, makers))
+            ("whole data", real_job(one, recipe, seed, context, request, makers))
             for recipe in recipes
+            for one in first.values()
             for seed in range(seeds)
         ]
     return measure_all(jobs, context, results)
@@ -237,7 +243,7 @@ def real_job(
     config = {
         "recipe": to_mapping(recipe),
         "seed": seed,
-        "set_index": 0,
+        "set_index": like.index,
         "like": {**steps, "seed": like.labels.seed},
         "teacher_bn": like.labels.teacher_bn,
         "compute": context.compute.identity(),
@@ -248,7 +254,7 @@ def real_job(
         sources=common["sources"],
         inputs=teachers if recipe.targets == "soft" else (),
         where={**common["where"], "set": str(like.path)},
-        title=f"student {recipe.network} on all data, {recipe.targets} targets, seed {seed}",
+        title=f"student {recipe.network} on all data, {recipe.targets} targets, set {like.index}, seed {seed}",
     )
 
 
@@ -256,13 +262,15 @@ def measure_all(jobs: Sequence[tuple[str, Job]], context: Context, path: Path | 
     """Run students and collect their results, appending to ``path`` those that are not there."""
     known = {result.key for result in read_results(path)} if path is not None and path.exists() else set()
     collected = []
-    for condition, job in jobs:
+    for number, (condition, job) in enumerate(jobs):
+        context.report("students", number, len(jobs), {})
         run_all([job], context)
         result = replace(read_result(job, context), condition=condition)
         collected.append(result)
         if path is not None and result.key not in known:
             append_result(path, result)
             known.add(result.key)
+    context.report("students", len(jobs), len(jobs), {})
     return collected
 
 

@@ -11,7 +11,6 @@ from condense.data import Data, DatasetSpec
 from condense.engine.job import Job
 from condense.errors import TeacherError
 from condense.files import disk_errors
-from condense.methods.base import Needs
 from condense.networks import batchnorm_layers, build
 from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.plans import run_all, teacher_job
@@ -63,7 +62,7 @@ def teacher_jobs(request: Request, data: Data, context: Context, folders: Sequen
     """The teachers of a distillation: those in ``folders``, checked, or one to be trained."""
     if folders:
         for folder in folders:
-            check_fits(folder, data.spec, request.method.needs)
+            check_fits(folder, data.spec, request)
         return given_teachers(data.spec, folders)
     network = build_for(data.spec, request.teacher.network)
     if request.method.needs.teachers == "batchnorm" and not batchnorm_layers(network):
@@ -74,27 +73,32 @@ def teacher_jobs(request: Request, data: Data, context: Context, folders: Sequen
     return (teacher_job(request.data, data, request.teacher, context),)
 
 
-def check_made(jobs: Sequence[Job], spec: DatasetSpec, needs: Needs, context: Context) -> None:
+def check_made(jobs: Sequence[Job], spec: DatasetSpec, request: Request, context: Context) -> None:
     """Train what has to be trained, and refuse what came out too weak before anything is built on it."""
     for folder in run_all(jobs, context):
-        check_fits(folder, spec, needs)
+        check_fits(folder, spec, request)
 
 
 def given_teachers(spec: DatasetSpec, folders: Sequence[Path]) -> tuple[Job, ...]:
     """Teachers from outside, by the hash of what they are."""
     for folder in folders:
-        check_fits(folder, spec)
+        check_teacher(load_teacher(folder).info, spec, min_accuracy=0.0)
     return tuple(
         Job("supplied-teacher", {"sha256": load_teacher(folder).sha256}, where={"folder": str(folder)}, title="teacher")
         for folder in folders
     )
 
 
-def check_fits(folder: Path, spec: DatasetSpec, needs: Needs | None = None) -> None:
-    """Raises :class:`TeacherError` for a teacher that cannot serve this data set and method."""
+def check_fits(folder: Path, spec: DatasetSpec, request: Request | None = None) -> None:
+    """Raises :class:`TeacherError` for a teacher that cannot serve this data set and, if given, this distillation."""
     teacher = load_teacher(folder)
-    batchnorm = needs is not None and needs.teachers == "batchnorm"
-    check_teacher(teacher.info, spec, needs_batchnorm=batchnorm, network=teacher.network)
+    check_teacher(
+        teacher.info,
+        spec,
+        min_accuracy=request.min_accuracy if request else None,
+        needs_batchnorm=request is not None and request.method.needs.teachers == "batchnorm",
+        network=teacher.network,
+    )
 
 
 def stored_teachers(info: SetInfo, context: Context) -> tuple[Job, ...]:

@@ -20,9 +20,9 @@ from condense.data import DatasetSpec
 from condense.dataset import load
 from condense.engine.job import Job
 from condense.engine.run import Worker
-from condense.evaluate.measure import measure_real, measure_set
-from condense.evaluate.results import Result
-from condense.evaluate.student import StudentRecipe, train_on_real, train_student
+from condense.evaluation.measure import measure_real, measure_set
+from condense.evaluation.results import Result
+from condense.evaluation.student import StudentRecipe, train_on_real, train_student
 from condense.files import canonical_json
 from condense.labels.relabel import LabelConfig, make_logits
 from condense.methods import METHODS

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from condense.evaluate.statistics import Difference, Summary, paired_difference, summarise
+from condense.evaluation.statistics import Difference, Summary, paired_difference, summarise
+from condense.files import bytes_in_words
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from condense.evaluate.results import Result
+    from condense.evaluation.results import Result
 
 __all__ = ["Row", "markdown", "rows_of", "show"]
 
@@ -145,8 +146,8 @@ def _cells(row: Row) -> list[str]:
         f"{100 * summary.mean:.2f}{spread} ({summary.n_sets} x {summary.n_students})",
         _interval(summary.interval) + unit,
         _difference(row),
-        _bytes(row.image_bytes),
-        _bytes(row.label_bytes),
+        bytes_in_words(row.image_bytes),
+        bytes_in_words(row.label_bytes),
     ]
 
 
@@ -163,11 +164,3 @@ def _interval(interval: tuple[float, float] | None, sign: str = "") -> str:
         return NONE
     low, high = (format(100 * bound, f"{sign}.2f") for bound in interval)
     return f"{low} to {high}"
-
-
-def _bytes(count: int) -> str:
-    """Decimal units, three figures."""
-    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while size >= 999.5 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.3g} {units[0]}"

@@ -35,13 +35,15 @@ class TeacherRecipe:
     """How a teacher is trained.
 
     The defaults are the usual CIFAR recipe (SGD with momentum, cosine to 0, crops padded by 4 pixels, flips) cut to
-    few epochs: teachers trained for long are more accurate but harder to invert. ``pad`` 0 leaves the crop out;
+    few epochs: teachers trained for long are more accurate but harder to invert. A small data set is gone through more
+    often than ``epochs`` says, until ``min_steps`` steps are taken. ``pad`` 0 leaves the crop out;
     ``flip`` should be 0 for digits and letters. ``holdout`` is the fraction of each class that is not trained on.
     Warm-up takes at most a fifth of the run. Raises :class:`ConfigError` for values out of range.
     """
 
     network: str = "resnet20"
     epochs: int = 15
+    min_steps: int = 500
     batch_size: int = 128
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=0.1, weight_decay=5e-4, warmup_steps=200))
     pad: int = 4
@@ -53,6 +55,8 @@ class TeacherRecipe:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ConfigError(f"epochs must be at least 1, got {self.epochs}")
+        if self.min_steps < 0:
+            raise ConfigError(f"min_steps must be at least 0, got {self.min_steps}")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if not 0 < self.holdout < 1:
@@ -88,13 +92,14 @@ def train_teacher(
         seed=recipe.seed,
     )
     steps = plan(recipe.views, recipe.seed, 0, len(kept), spec.height, spec.width).n_steps
-    warmup = min(recipe.optim.warmup_steps, recipe.epochs * steps // 5)
+    epochs = max(recipe.epochs, -(-recipe.min_steps // steps))
+    warmup = min(recipe.optim.warmup_steps, epochs * steps // 5)
     fit(
         network,
         augmented_batches(data, kept, recipe, compute),
         partial(nn.functional.cross_entropy, label_smoothing=recipe.label_smoothing),
         replace(recipe.optim, warmup_steps=warmup),
-        epochs=recipe.epochs,
+        epochs=epochs,
         steps_per_epoch=steps,
         compute=compute,
         report=report,
@@ -107,7 +112,7 @@ def train_teacher(
         spec=spec,
         accuracy_heldout=accuracy_heldout,
         accuracy_test=accuracy_test,
-        epochs=recipe.epochs,
+        epochs=epochs,
         recipe=to_mapping(recipe),
         origin="trained",
         weights_sha256=weights_sha256(network),

@@ -66,7 +66,7 @@ class TappedNetwork(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = copy.deepcopy(network).requires_grad_(False)
         norms = [(name, module) for name, module in self.network.named_modules() if _tappable(module)]
         if not norms:
             raise TeacherError(
@@ -80,6 +80,7 @@ class TappedNetwork(nn.Module):
             else:
                 self.network = tap
         self._targets: Targets | None = None
+        self.eval()
 
     def forward(self, images: Tensor, groups: int = 1) -> tuple[Tensor, Statistics]:
         """Logits (G*B, K), and the statistics of each of ``groups`` consecutive parts of ``images`` (G*B, C, H, W)."""

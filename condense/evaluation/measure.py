@@ -12,8 +12,8 @@ from condense.config import to_mapping
 from condense.data.spec import Data
 from condense.dataset import DistilledDataset
 from condense.device import Compute
-from condense.evaluate.results import Result, config_hash, peak_memory, versions
-from condense.evaluate.student import StudentRecipe, evaluate_student
+from condense.evaluation.results import Result, config_hash, peak_memory, versions
+from condense.evaluation.student import StudentRecipe, evaluate_student
 from condense.files import sha256_file
 from condense.shards import set_bytes
 from condense.teachers import Teacher
@@ -35,7 +35,7 @@ def measure_set(
     set_index: int = 0,
     compute: Compute,
 ) -> Result:
-    """The result of a student made by :func:`~condense.evaluate.student.train_student` with the same arguments.
+    """The result of a student made by :func:`~condense.evaluation.student.train_student` with the same arguments.
 
     ``condition`` is the method's name unless given. With hard targets the label files are not charged, since training
     does without them.
@@ -69,7 +69,7 @@ def measure_real(
     set_index: int = 0,
     compute: Compute,
 ) -> Result:
-    """The result of a student made by :func:`~condense.evaluate.student.train_on_real` with the same arguments.
+    """The result of a student made by :func:`~condense.evaluation.student.train_on_real` with the same arguments.
 
     Charged are all images, and under ``bytes_other`` the classes and the weights of the ``teachers``.
     """

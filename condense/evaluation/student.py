@@ -20,7 +20,7 @@ from condense.data.spec import Data, DatasetSpec
 from condense.dataset import DistilledDataset, Targets
 from condense.device import Compute
 from condense.errors import ConfigError, DataError, TeacherError
-from condense.evaluate.batches import OnlineLabels, RealBatches, ReplayBatches
+from condense.evaluation.batches import OnlineLabels, RealBatches, ReplayBatches
 from condense.labels.relabel import TeacherBN
 from condense.networks import build
 from condense.progress import Report, silent

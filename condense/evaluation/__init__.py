@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from condense.evaluate.batches import OnlineLabels, RealBatches, ReplayBatches
-from condense.evaluate.measure import measure_real, measure_set, resolved_config
-from condense.evaluate.results import Result, ResultError, append_result, read_results
-from condense.evaluate.statistics import Difference, Summary, paired_difference, summarise
-from condense.evaluate.student import StudentRecipe, evaluate_student, soft_loss, train_on_real, train_student
+from condense.evaluation.batches import OnlineLabels, RealBatches, ReplayBatches
+from condense.evaluation.measure import measure_real, measure_set, resolved_config
+from condense.evaluation.results import Result, ResultError, append_result, read_results
+from condense.evaluation.statistics import Difference, Summary, paired_difference, summarise
+from condense.evaluation.student import StudentRecipe, evaluate_student, soft_loss, train_on_real, train_student
 
 __all__ = [
     "Difference",

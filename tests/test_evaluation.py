@@ -22,7 +22,7 @@ from condense.data.spec import Data, DatasetSpec, Split
 from condense.dataset import DistilledDataset, load
 from condense.device import Compute
 from condense.errors import CondenseError, ConfigError, DataError, MethodError, NetworkError, OutputError, TeacherError
-from condense.evaluate import (
+from condense.evaluation import (
     OnlineLabels,
     RealBatches,
     ReplayBatches,
@@ -39,7 +39,7 @@ from condense.evaluate import (
     train_on_real,
     train_student,
 )
-from condense.evaluate import student as student_module
+from condense.evaluation import student as student_module
 from condense.labels import LabelConfig, make_logits
 from condense.shards import SetInfo, write_images, write_labels, write_set
 from condense.shards.errors import NoLabels
