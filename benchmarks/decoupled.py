@@ -31,13 +31,19 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "cda-noise": {"method": "cda", "start": "noise"},
     "cda-real": {"method": "cda", "start": "real"},
 }
-RECOVER: dict[str, Any] = {"steps": 500, "lr": 0.1, "alpha_bn": 0.01}
+RECOVER: dict[str, Any] = {"steps": 400}  # the rest as published
 LABELS: dict[str, Any] = {
-    "epochs": 250,
+    "epochs": 300,
     "teacher_bn": "batch",
     "views": {"crop": "resized", "scale": [0.5, 1.0], "mix": "cutmix", "batch_size": 50},
 }
-STUDENT = StudentRecipe(optim=OptimConfig(optimizer="adamw", lr=4e-3, weight_decay=0.01, decay_norms=False))
+STUDENT = StudentRecipe(
+    temperature=4.0,
+    squared_temperature=True,
+    optim=OptimConfig(optimizer="sgd", lr=0.05, weight_decay=5e-4, warmup_steps=40),
+)
+"""Chosen among AdamW and SGD, two rates each, and with or without CutMix, on training images that were held out, for
+random real images of Fashion-MNIST and a ResNet-20; then used for everything."""
 
 
 def parse() -> argparse.Namespace:

@@ -38,6 +38,7 @@ from condense.checkpoint import NoCheckpoint
 from condense.data import DatasetSpec, open_data
 from condense.device import Compute, keep_buffers, resolve
 from condense.inversion import AdamConfig, Problem, Stage, invert, together
+from condense.methods.base import slot_blocks
 from condense.methods.cda import CDA
 from condense.methods.recovery import RecoveryConfig
 from condense.networks import build
@@ -117,16 +118,21 @@ class Plain:
 
 
 class Shipped:
-    """The package's loop: all indices in one forward."""
+    """The package's loop on the blocks of slots that a set is made in, several slots in one forward."""
 
     def __init__(self, network: nn.Module, spec: DatasetSpec, stage: Stage, compute: Compute) -> None:
         self.spec, self.stage, self.compute = spec, stage, compute
         self.teachers = together([TappedNetwork(network)])
 
     def run(self, slots: range, steps: int) -> list[float]:
-        """Optimise the images of ``slots``; the mean of their last losses."""
+        """Optimise the images of ``slots``; the last loss of each."""
+        blocks = slot_blocks(len(slots), RecoveryConfig().job_images // self.spec.n_classes)
+        return [loss for block in blocks for loss in self.block(block, steps)]
+
+    def block(self, slots: tuple[int, ...], steps: int) -> list[float]:
+        """One job's images; the mean of their last losses, once for each slot."""
         classes = tuple(range(self.spec.n_classes))
-        canvas = Pixels(noise_start(self.spec, tuple(slots), classes, seed=SEED, set_index=0), self.spec)
+        canvas = Pixels(noise_start(self.spec, slots, classes, seed=SEED, set_index=0), self.spec)
         problem = Problem(name="cda", seed=SEED, groups=[(0, slot, 0) for slot in slots], targets=classes)
         losses: list[float] = []
         invert(
@@ -138,7 +144,7 @@ class Shipped:
             adam=AdamConfig(lr=LR),
             report=lambda *given: losses.append(given[3]["loss"]),
         )
-        return losses[-1:]
+        return losses[-1:] * len(slots)
 
 
 # --- measuring -----------------------------------------------------------------------------------------------------
