@@ -167,7 +167,7 @@ def reseal(folder: Path) -> None:
 # What is written is read back
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_rows_of_any_shape_come_back(tmp_path: Path, data: st.DataObject) -> None:
     side = st.integers(1, 6)

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from condense.data.spec import Data, DatasetSpec, Split
+from condense.data.split import holdout
 from condense.device import Compute
 from condense.errors import CondenseError, ConfigError, OutputError, TeacherError
 from condense.networks import build
@@ -29,11 +30,14 @@ from condense.teachers import (
     train_teacher,
 )
 from condense.training import OptimConfig, predict
+from condense.views import plan
 
 CPU = Compute()
 CLASSES = ("dark", "middle", "bright")
 NETWORK = "convnet2-w8-bn"
-RECIPE = TeacherRecipe(network=NETWORK, epochs=6, batch_size=16, optim=OptimConfig(lr=0.05), pad=1, holdout=0.1, seed=3)
+RECIPE = TeacherRecipe(
+    network=NETWORK, epochs=6, min_steps=0, batch_size=16, optim=OptimConfig(lr=0.05), pad=1, holdout=0.1, seed=3
+)
 
 
 def split(count: int, seed: int) -> Split:
@@ -490,3 +494,11 @@ def test_normalisation_of_the_weights_is_honoured(trained: Any, data: Data, tmp_
 def test_wrong_normalisation(data: Data, tmp_path: Path, normalisation: Any, message: str) -> None:
     call = lambda: import_teacher(tmp_path / "w", data, network=NETWORK, normalisation=normalisation, compute=CPU)  # noqa: E731
     assert message in one_line(call)
+
+
+def test_a_small_data_set_is_gone_through_more_often(data: Data) -> None:
+    recipe = replace(RECIPE, epochs=1, min_steps=20)
+    _, info = train_teacher(data, recipe, compute=Compute())
+    kept, _ = holdout(data.train.labels, recipe.holdout, recipe.seed)
+    steps = plan(recipe.views, recipe.seed, 0, len(kept), data.spec.height, data.spec.width).n_steps
+    assert info.epochs == -(-20 // steps) > 1

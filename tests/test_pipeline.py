@@ -1,0 +1,341 @@
+"""The parts put together: what is kept, what is refused, and that an interruption changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import condense
+from condense.checkpoint import FileCheckpoint
+from condense.data import Data
+from condense.device import Compute
+from condense.engine.store import Store
+from condense.errors import ConfigError, DataError, MethodError, OutputError, ShardError, TeacherError
+from condense.evaluation.student import StudentRecipe
+from condense.labels.relabel import LabelConfig
+from condense.pipeline import Context, DataRequest, distill, evaluate, relabel, resolve, train, train_teacher
+from condense.pipeline.request import request_of
+from condense.shards import read_set, verify
+from condense.teachers import save_teacher
+from condense.teachers.recipe import TeacherRecipe
+from condense.teachers.recipe import train_teacher as trained
+from condense.training import OptimConfig
+
+REQUEST = DataRequest(name="tiny")
+TEACHER = {"network": "convnet2-w8-bn", "epochs": 2, "min_steps": 40, "batch_size": 16, "pad": 1}
+LABELS = {"epochs": 3, "views": {"batch_size": 4, "mix": "cutmix"}}
+RECIPE: dict[str, Any] = {
+    "data": "tiny",
+    "method": "cda",
+    "ipc": 2,
+    "steps": 6,
+    "teacher": TEACHER,
+    "labels": LABELS,
+}
+
+
+@pytest.fixture
+def context(tmp_path: Path, tiny_data: Data) -> Context:
+    return fresh_context(tmp_path / "store", tiny_data)
+
+
+def fresh_context(store: Path, data: Data) -> Context:
+    """A process of its own, as far as the pipeline can tell."""
+    return Context(store=Store(store), compute=Compute(), opened={REQUEST: data})
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, tiny_data: Data) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "tiny"
+    network, info = trained(tiny_data, TeacherRecipe(**TEACHER), compute=Compute())
+    save_teacher(folder, network, info)
+    return folder
+
+
+def make(context: Context, out: Path, *teachers: Path, **changes: Any) -> Path:
+    [folder] = distill(resolve({**RECIPE, **changes}), context, out=out, teachers=teachers)
+    return folder
+
+
+def content(folder: Path) -> Mapping[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def done_jobs(store: Path) -> list[str]:
+    """Titles of the finished jobs, in order."""
+    lines = [line for log in sorted((store / "events").glob("*.jsonl")) for line in log.read_text().splitlines()]
+    return [json.loads(line)["title"] for line in lines]
+
+
+def test_a_set_is_made_whole_and_can_be_used(context: Context, tmp_path: Path) -> None:
+    folder = make(context, tmp_path / "set")
+    assert verify(folder, deep=True).rows == 2 * 3
+    dataset = condense.load(folder)
+    assert dataset.targets == [0, 1, 2, 0, 1, 2]
+    assert dataset.epochs == 3
+    assert dataset.info.method == {"name": "cda", "revision": 1}
+    assert dataset.info.teachers[0]["network"] == "convnet2-w8-bn"
+    assert not dataset.info.contains_real_images
+
+
+def test_the_same_command_again_does_nothing(context: Context, tmp_path: Path, tiny_data: Data) -> None:
+    first = content(make(context, tmp_path / "set"))
+    jobs = len(done_jobs(context.store.root))
+    again = fresh_context(context.store.root, tiny_data)
+    assert content(make(again, tmp_path / "set")) == first
+    assert content(make(again, tmp_path / "elsewhere")) == first
+    assert len(done_jobs(context.store.root)) == jobs
+
+
+def test_another_store_gives_the_same_bytes(context: Context, tmp_path: Path, tiny_data: Data) -> None:
+    other = fresh_context(tmp_path / "other store", tiny_data)
+    assert content(make(context, tmp_path / "a")) == content(make(other, tmp_path / "b"))
+
+
+def test_raising_ipc_keeps_the_images(context: Context, tmp_path: Path, teacher: Path) -> None:
+    small = condense.load(make(context, tmp_path / "2", teacher, ipc=2))
+    before = done_jobs(context.store.root)
+    large = condense.load(make(context, tmp_path / "6", teacher, ipc=6))
+    np.testing.assert_array_equal(large.images[: 2 * 3], small.images)
+    made = done_jobs(context.store.root)[len(before) :]
+    assert [title for title in made if "slots" in title] == ["cda, set 0, slots 5 to 9"]
+
+
+def test_sets_are_independent_and_do_not_depend_on_their_number(
+    context: Context, tmp_path: Path, teacher: Path
+) -> None:
+    folders = distill(resolve({**RECIPE, "sets": 2}), context, out=tmp_path / "sets", teachers=[teacher])
+    assert [folder.name for folder in folders] == ["set-0", "set-1"]
+    first, second = (condense.load(folder).images for folder in folders)
+    assert not np.array_equal(first, second)
+    alone = condense.load(make(context, tmp_path / "alone", teacher))
+    np.testing.assert_array_equal(alone.images, first)
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    context: Context, tmp_path: Path, tiny_data: Data, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = content(make(context, tmp_path / "whole", teacher))
+    store = tmp_path / "killed store"
+    monkeypatch.setattr(FileCheckpoint, "due", lambda self: True)
+    saves = 0
+    save = FileCheckpoint.save
+
+    def save_and_die(self: FileCheckpoint, state: Any) -> None:
+        nonlocal saves
+        save(self, state)
+        saves += 1
+        if saves % 3 == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(FileCheckpoint, "save", save_and_die)
+    for _ in range(50):
+        try:
+            resumed = make(fresh_context(store, tiny_data), tmp_path / "resumed", teacher)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert saves > 3
+    assert content(resumed) == whole
+    assert list((store / "checkpoints").iterdir()) == []
+    assert list((store / "tmp").iterdir()) == []
+
+
+def test_a_damaged_artefact_is_made_again(context: Context, tmp_path: Path, tiny_data: Data, teacher: Path) -> None:
+    whole = content(make(context, tmp_path / "whole", teacher))
+    for pixels in context.store.root.glob("*/*/pixels.npy"):
+        pixels.write_bytes(pixels.read_bytes()[:-1] + b"\0")
+    for damaged in context.store.root.glob("*/*/images-00000.h5"):
+        damaged.unlink()
+    again = make(fresh_context(context.store.root, tiny_data), tmp_path / "again", teacher)
+    assert content(again) == whole
+
+
+def test_a_full_disk_leaves_finished_work(
+    context: Context, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree
+
+    def full(source: Path, target: Path, **options: Any) -> Any:
+        if ".tmp" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return copy(source, target, **options)
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(OutputError, match="the disk is full; finished work is kept"):
+        make(context, tmp_path / "set", teacher)
+    assert not (tmp_path / "set").exists()
+    jobs = len(done_jobs(context.store.root))
+    monkeypatch.setattr(shutil, "copytree", copy)
+    make(context, tmp_path / "set", teacher)
+    assert len(done_jobs(context.store.root)) == jobs
+
+
+# What is refused, and that nothing was done
+
+
+def test_a_folder_with_something_else_is_left_alone(context: Context, tmp_path: Path, teacher: Path) -> None:
+    folder = make(context, tmp_path / "set", teacher)
+    before = content(folder)
+    with pytest.raises(OutputError, match="holds a different set"):
+        make(context, folder, teacher, steps=7)
+    assert content(folder) == before
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_bytes(b"x")
+    with pytest.raises(OutputError, match="holds other files"):
+        make(context, tmp_path / "photos", teacher)
+    with pytest.raises(OutputError, match="is a file"):
+        make(context, tmp_path / "photos" / "cat.png", teacher)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"ipc": 0}, ConfigError, "ipc must be at least 1, got 0"),
+        ({"ipc": -3}, ConfigError, "ipc must be at least 1, got -3"),
+        ({"sets": 0}, ConfigError, "sets must be at least 1"),
+        ({"method": "srel"}, ConfigError, 'did you mean "sre2l"'),
+        ({"method": "random", "steps": 3}, ConfigError, 'method random has no setting "steps"'),
+        ({"stepz": 3}, ConfigError, 'did you mean "steps"'),
+        ({"labels": {"epoch": 3}}, ConfigError, 'there is no setting "labels.epoch"; did you mean "epochs"'),
+        ({"ipc": 41, "start": "real"}, MethodError, "has 40"),
+        ({"teacher": {"network": "convnet2-in"}}, TeacherError, "has none; choose one with batch norm"),
+    ],
+)
+def test_mistakes_are_refused_before_any_work(
+    context: Context, tmp_path: Path, changes: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words.replace("(", r"\(")) as caught:
+        make(context, tmp_path / "set", **changes)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "set").exists()
+    assert done_jobs(context.store.root) == []
+
+
+def test_a_teacher_for_other_classes_is_refused(
+    context: Context, tmp_path: Path, tiny_data: Data, teacher: Path
+) -> None:
+    renamed = replace(tiny_data, spec=replace(tiny_data.spec, classes=tuple(reversed(tiny_data.spec.classes))))
+    with pytest.raises(TeacherError, match="order"):
+        make(fresh_context(context.store.root, renamed), tmp_path / "set", teacher)
+    assert done_jobs(context.store.root) == []
+
+
+def test_a_recipe_says_what_it_lacks() -> None:
+    with pytest.raises(ConfigError, match="says no method; give --method"):
+        resolve({"data": "tiny", "ipc": 1})
+
+
+# Using sets
+
+
+STUDENT = StudentRecipe(network="convnet2-w8-bn", optim=OptimConfig(optimizer="adamw", lr=1e-3))
+
+
+def test_random_images_get_the_same_labels_and_students_the_same_start(
+    context: Context, tmp_path: Path, teacher: Path
+) -> None:
+    folder = make(context, tmp_path / "set", teacher)
+    results = evaluate(
+        [folder],
+        context,
+        students=["convnet2-w8-bn"],
+        seeds=2,
+        targets=["soft"],
+        against=["random", "whole"],
+        data=REQUEST,
+        student=STUDENT,
+        results=tmp_path / "results.jsonl",
+    )
+    assert [(result.condition, result.seed) for result in results] == [
+        (condition, seed) for condition in ("cda", "random", "whole data") for seed in (0, 1)
+    ]
+    assert len({result.config_sha256 for result in results}) == 1
+    assert len({result.steps for result in results}) == 1
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 6
+    again = evaluate(
+        [folder],
+        context,
+        students=["convnet2-w8-bn"],
+        seeds=2,
+        targets=["soft"],
+        against=["random", "whole"],
+        data=REQUEST,
+        student=STUDENT,
+        results=tmp_path / "results.jsonl",
+    )
+    assert [result.accuracy for result in again] == [result.accuracy for result in results]
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 6
+
+
+def test_evaluation_needs_the_teachers_that_labelled(
+    context: Context, tmp_path: Path, tiny_data: Data, teacher: Path
+) -> None:
+    folder = make(context, tmp_path / "set", teacher)
+    elsewhere = fresh_context(tmp_path / "empty store", tiny_data)
+    common: dict[str, Any] = {"students": ["convnet2-w8-bn"], "seeds": 1, "targets": ["soft"], "data": REQUEST}
+    with pytest.raises(TeacherError, match="give their folders with --teacher"):
+        evaluate([folder], elsewhere, **common)
+    other = train_teacher(REQUEST, TeacherRecipe(**{**TEACHER, "seed": 9}), context, out=tmp_path / "other")
+    with pytest.raises(TeacherError, match="other teachers"):
+        evaluate([folder], elsewhere, teachers=[other], **common)
+    assert len(evaluate([folder], elsewhere, teachers=[teacher], student=STUDENT, **common)) == 2
+
+
+def test_conditions_of_one_method_are_told_apart(context: Context, tmp_path: Path, teacher: Path) -> None:
+    folders = [make(context, tmp_path / start, teacher, start=start) for start in ("noise", "real")]
+    results = evaluate(
+        folders, context, students=["convnet2-w8-bn"], seeds=1, targets=["hard"], data=REQUEST, student=STUDENT
+    )
+    assert [result.condition for result in results] == ["cda (start noise)", "cda (start real)", "random"]
+
+
+def test_relabelling_never_touches_the_images(context: Context, tmp_path: Path, teacher: Path) -> None:
+    folder = make(context, tmp_path / "set", teacher)
+    before = content(folder)
+    new = relabel(folder, context, labels=LabelConfig(epochs=5), out=tmp_path / "new", teachers=[teacher], data=REQUEST)
+    assert content(folder) == before
+    assert (new / "images-00000.h5").read_bytes() == before["images-00000.h5"]
+    assert condense.load(new).epochs == 5
+    stored = relabel(folder, context, labels=LabelConfig(epochs=5), out=tmp_path / "stored", data=REQUEST)
+    assert (stored / "labels-00000.h5").read_bytes() == (new / "labels-00000.h5").read_bytes()
+
+
+def test_training_gives_the_network(context: Context, tmp_path: Path, teacher: Path) -> None:
+    from safetensors import safe_open
+
+    folder = make(context, tmp_path / "set", teacher)
+    outcome = train(folder, context, recipe=STUDENT, out=tmp_path / "net" / "model.safetensors", data=REQUEST)
+    assert outcome.accuracy is not None
+    with safe_open(outcome.path, "pt") as file:
+        assert file.metadata()["network"] == "convnet2-w8-bn"
+        assert json.loads(file.metadata()["spec"])["name"] == read_set(folder).info.spec["name"]
+    assert train(folder, context, recipe=STUDENT, out=tmp_path / "blind.safetensors").accuracy is None
+
+
+def test_a_set_of_other_data_is_refused(context: Context, tmp_path: Path, tiny_data: Data, teacher: Path) -> None:
+    folder = make(context, tmp_path / "set", teacher)
+    spec = replace(tiny_data.spec, classes=("x", "y", "z"))
+    context.opened[DataRequest(name="other")] = replace(tiny_data, spec=spec)
+    with pytest.raises(DataError, match='class 0 is "'):
+        evaluate([folder], context, students=["convnet2-w8-bn"], data=DataRequest(name="other"))
+    with pytest.raises(ShardError):
+        evaluate([tmp_path / "nothing"], context, students=["convnet2-w8-bn"], data=REQUEST)
+
+
+def test_a_set_remembers_how_its_images_were_wanted(context: Context, tmp_path: Path, teacher: Path) -> None:
+    info = read_set(make(context, tmp_path / "set", teacher)).info
+    info = replace(info, config={**info.config, "data": {"name": "imagefolder:x", "size": 24, "channels": 1}})
+    wanted = request_of(info, DataRequest(name="imagefolder:photos"))
+    assert (wanted.name, wanted.size, wanted.channels) == ("imagefolder:photos", 24, 1)
+    assert request_of(info, DataRequest(name="imagefolder:photos", size=16)).size == 16
+    with pytest.raises(ConfigError, match="--data"):
+        request_of(info)
