@@ -62,7 +62,8 @@ SPEC = DatasetSpec(
     test_sizes=(10, 10, 10),
     fingerprint="f" * 64,
 )
-LABELS = LabelConfig(views=ViewConfig(scale=(0.3, 1.0), mix="cutmix", batch_size=8, group_size=4), epochs=3, seed=7)
+VIEWS = ViewConfig(scale=(0.3, 1.0), mix="cutmix", batch_size=8, group_size=4)
+LABELS = LabelConfig(views=VIEWS, epochs=3, seed=7, teacher_bn="eval")
 RECIPE = StudentRecipe(
     network=NETWORK, optim=OptimConfig(lr=0.05), squared_temperature=True, temperature=4.0, epochs=20
 )

@@ -17,9 +17,12 @@ RECIPE: dict[str, Any] = {
     "data": "fashion-mini",
     "method": "cda",
     "ipc": 10,
-    "steps": 100,
-    "teacher": {"network": "resnet8", "epochs": 8},
-    "labels": {"epochs": 40},
+    "steps": 150,
+    "start": "real",
+    "lr": 0.03,
+    "alpha_bn": 0.1,
+    "teacher": {"network": "resnet8", "epochs": 12},
+    "labels": {"epochs": 150, "teacher_bn": "batch", "views": {"scale": [0.5, 1.0], "mix": "cutmix", "batch_size": 50}},
 }
 STUDENT = "convnet3-w32-bn"
 SEEDS = 2

@@ -37,19 +37,24 @@ __all__ = ["LabelConfig", "make_logits"]
 TeacherBN = Literal["eval", "batch"]
 
 
+def _views() -> ViewConfig:
+    return ViewConfig(scale=(0.5, 1.0), mix="cutmix", batch_size=50)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
     """``views`` of ``epochs`` epochs drawn from ``seed``, labelled, and stored by ``codec`` (see ``CODECS``).
 
     ``teacher_bn``: ``eval`` takes the teacher's running statistics; ``batch`` those of exactly the images of each
-    BatchNorm group of the plan (for a teacher without BatchNorm the two are the same).
+    BatchNorm group of the plan (for a teacher without BatchNorm the two are the same). The defaults suit images of up
+    to 64 pixels; ImageNet recipes crop down to 0.08 of the area and label with ``eval``.
     """
 
-    views: ViewConfig = field(default_factory=ViewConfig)
+    views: ViewConfig = field(default_factory=_views)
     epochs: int = 300
     seed: int = 0
     codec: str = "full"
-    teacher_bn: TeacherBN = "eval"
+    teacher_bn: TeacherBN = "batch"
 
     def __post_init__(self) -> None:
         check_integer("epochs", self.epochs, 1)
