@@ -41,6 +41,18 @@ def decoupled(path: Path) -> str:
     costs = path.with_suffix(".costs.json")
     if costs.exists():
         lines += [costs_table(json.loads(costs.read_text())), ""]
+    tuned = path.with_name(path.name.replace("decoupled-", "tune-"))
+    if tuned.exists():
+        lines += [tuning_table([json.loads(line) for line in tuned.read_text().splitlines()]), ""]
+    return "\n".join(lines)
+
+
+def tuning_table(tried: list[dict[str, Any]]) -> str:
+    """What was tried on held-out training images, one set and one ResNet-20 each."""
+    lines = ["| tried on held-out training images (1 set x 1 student) | accuracy there |", "|---|---|"]
+    for one in sorted(tried, key=lambda one: -one["held_out_accuracy"]):
+        words = ", ".join(f"{key} {value}" for key, value in one["settings"].items())
+        lines.append(f"| {words} | {100 * one['held_out_accuracy']:.2f} |")
     return "\n".join(lines)
 
 
