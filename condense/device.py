@@ -5,16 +5,20 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from functools import wraps
+from typing import Literal, ParamSpec, TypeVar, get_args
 
 import torch
 
 from condense.errors import ConfigError, DeviceError
 
-__all__ = ["Compute", "Precision", "keep_buffers", "resolve"]
+__all__ = ["Compute", "Precision", "keep_buffers", "resolve", "under_compute"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Precision = Literal["float32", "bf16"]
 
@@ -61,6 +65,19 @@ class Compute:
         else:
             hardware = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
         return {**asdict(self), "torch": torch.__version__, "hardware": hardware}
+
+
+def under_compute(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function that takes ``compute`` by keyword under ``compute.applied()``."""
+
+    @wraps(function)
+    def run(*args: P.args, **options: P.kwargs) -> R:
+        compute = options["compute"]
+        assert isinstance(compute, Compute)
+        with compute.applied():
+            return function(*args, **options)
+
+    return run
 
 
 @contextmanager

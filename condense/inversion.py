@@ -16,7 +16,7 @@ from torch import Tensor
 
 from condense.canvas import Canvas
 from condense.checkpoint import Checkpoint, NoCheckpoint
-from condense.device import Compute
+from condense.device import Compute, under_compute
 from condense.errors import ConfigError, MethodError
 from condense.objectives import Objective, Seen
 from condense.progress import Report, silent
@@ -121,6 +121,7 @@ class Adam:
         values.sub_(update, alpha=lr / (1 - beta1**self.count))
 
 
+@under_compute
 def invert(
     canvas: Canvas,
     stages: Sequence[Stage],

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import condense
 from condense.checkpoint import FileCheckpoint
@@ -177,6 +178,23 @@ def test_a_full_disk_leaves_finished_work(
     monkeypatch.setattr(shutil, "copytree", copy)
     make(context, tmp_path / "set", teacher)
     assert len(done_jobs(context.store.root)) == jobs
+
+
+def test_every_loop_uses_the_threads_it_was_given(tmp_path: Path, tiny_data: Data) -> None:
+    """Sums depend on their number, which enters the ids of jobs; and more than asked for would wait for each other."""
+    used: dict[str, set[int]] = {}
+
+    def report(stage: str, done: int, total: int, figures: Mapping[str, float] = {}) -> None:
+        used.setdefault(stage.split(" ")[0], set()).add(torch.get_num_threads())
+
+    context = Context(
+        store=Store(tmp_path / "store"), compute=Compute(threads=3), report=report, opened={REQUEST: tiny_data}
+    )
+    folder = make(context, tmp_path / "set")
+    evaluate([folder], context, students=["convnet2-w8-bn"], seeds=1, data=REQUEST, against=(), student=STUDENT)
+    for loop in ("teacher", "images", "labels", "student"):
+        assert used[loop] == {3}, loop
+    assert torch.get_num_threads() == 1
 
 
 # What is refused, and that nothing was done

@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from condense.checkpoint import Checkpoint, NoCheckpoint
 from condense.data.pixels import normalise
 from condense.data.spec import DatasetSpec
-from condense.device import Compute
+from condense.device import Compute, under_compute
 from condense.errors import ConfigError, DataError, TeacherError
 from condense.labels.codecs import CODECS
 from condense.progress import Report, silent
@@ -62,6 +62,7 @@ class LabelConfig:
         check_choice("teacher_bn", self.teacher_bn, get_args(TeacherBN))
 
 
+@under_compute
 def make_logits(
     pixels: npt.NDArray[np.uint8],
     teachers: Sequence[Teacher],
