@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from condense.cli.progress import drawn
+from condense.console import drawn
 from condense.device import keep_buffers, resolve
 from condense.engine.store import Store
 from condense.evaluation.student import StudentRecipe

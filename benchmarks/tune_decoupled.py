@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from decoupled import CONDITIONS, LABELS, RECOVER, STUDENT
 
-from condense.cli.progress import drawn
+from condense.console import drawn
 from condense.data import holdout
 from condense.dataset import load
 from condense.device import keep_buffers, resolve

@@ -56,10 +56,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'condense' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "report":
+        return import_module("condense.report")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'condense' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

@@ -1,25 +1,27 @@
 """The package from Python: what the commands of the same names do, with the same defaults.
 
-Every function takes ``machine``, which says where to compute and where finished work is kept, and ``report``, a
-function that is told how far things are (see :mod:`condense.progress`).
+Every function takes ``machine``, which says where to compute and where finished work is kept. Progress goes to standard
+error, as bars on a terminal and as a line now and then elsewhere, unless ``quiet``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from condense import pipeline
 from condense.config import from_mapping, merge
+from condense.console import drawn
+from condense.data import Data
 from condense.device import resolve
 from condense.engine.store import Store, default_store
 from condense.evaluation.results import Result
 from condense.evaluation.student import StudentRecipe
 from condense.labels.relabel import LabelConfig
 from condense.pipeline import Context, DataRequest, TrainOutcome
-from condense.progress import Report, silent
 from condense.teachers.recipe import TeacherRecipe
 
 __all__ = ["Machine", "distill", "evaluate", "relabel", "train", "train_teacher"]
@@ -34,19 +36,26 @@ class Machine:
     threads: int | None = None
     store: Path | str | None = None
 
-    def context(self, report: Report = silent) -> Context:
-        """What the functions of :mod:`condense.pipeline` work with."""
+    @contextmanager
+    def context(self, quiet: bool, data: Source | None = None) -> Iterator[Context]:
+        """What the pipeline works with; ``data`` that is open already is not opened again."""
         store = Store(Path(self.store) if self.store else default_store())
-        return Context(store=store, compute=resolve(self.device, self.precision, self.threads), report=report)
+        compute = resolve(self.device, self.precision, self.threads)
+        with drawn(quiet=quiet) as report:
+            context = Context(store=store, compute=compute, report=report)
+            if isinstance(data, Data):
+                context.opened[DataRequest(name=data.spec.name)] = data
+            yield context
 
 
-Data = str | Mapping[str, Any]
-"""A name of ``condense data list``, or a mapping of the fields of :class:`condense.pipeline.DataRequest`."""
+Source = str | Mapping[str, Any] | Data
+"""A data set: its name, as ``condense distill --data`` takes it; a mapping with ``name`` and ``size``, ``channels``,
+``root`` or ``normalisation``; or what ``condense.open_data`` returned."""
 
 
 def distill(
     *,
-    data: Data,
+    data: Source,
     method: str,
     ipc: int,
     out: Path | str | None = None,
@@ -56,16 +65,18 @@ def distill(
     settings: Mapping[str, Any] | None = None,
     quick: bool = False,
     machine: Machine = Machine(),
-    report: Report = silent,
+    quiet: bool = False,
 ) -> list[Path]:
     """Distil a data set; returns the folders of the sets.
 
     ``settings``: those of the method by name, and the sections ``teacher`` and ``labels``, as in a recipe file:
     ``{"steps": 500, "labels": {"epochs": 100}}``. See :func:`condense.pipeline.distill`.
     """
-    values = {**(settings or {}), "data": data, "method": method, "ipc": ipc, "sets": sets, "seed": seed}
+    values = {**(settings or {}), "method": method, "ipc": ipc, "sets": sets, "seed": seed}
+    values["data"] = {"name": data.spec.name} if isinstance(data, Data) else data
     request = pipeline.resolve(values, quick=quick)
-    return pipeline.distill(request, machine.context(report), out=_path(out), teachers=_paths(teachers))
+    with machine.context(quiet, data) as context:
+        return pipeline.distill(request, context, out=_path(out), teachers=_paths(teachers))
 
 
 def relabel(
@@ -74,20 +85,21 @@ def relabel(
     out: Path | str,
     labels: Mapping[str, Any] | None = None,
     teachers: Sequence[Path | str] = (),
-    data: Data | None = None,
+    data: Source | None = None,
     machine: Machine = Machine(),
-    report: Report = silent,
+    quiet: bool = False,
 ) -> Path:
     """Give the images of a set new labels, in a new folder. See :func:`condense.pipeline.relabel`."""
     config = from_mapping(LabelConfig, labels or {}, "labels")
-    return pipeline.relabel(
-        Path(path),
-        machine.context(report),
-        labels=config,
-        out=Path(out),
-        teachers=_paths(teachers),
-        data=_request(data),
-    )
+    with machine.context(quiet, data) as context:
+        return pipeline.relabel(
+            Path(path),
+            context,
+            labels=config,
+            out=Path(out),
+            teachers=_paths(teachers),
+            data=_request(data),
+        )
 
 
 def train(
@@ -96,16 +108,15 @@ def train(
     student: str,
     out: Path | str,
     seed: int = 0,
-    data: Data | None = None,
+    data: Source | None = None,
     settings: Mapping[str, Any] | None = None,
     machine: Machine = Machine(),
-    report: Report = silent,
+    quiet: bool = False,
 ) -> TrainOutcome:
     """Train one network on a set and write its weights to ``out``; with ``data`` also measure it."""
     recipe = from_mapping(StudentRecipe, merge(settings or {}, {"network": student}), "student")
-    return pipeline.train(
-        Path(path), machine.context(report), recipe=recipe, out=Path(out), seed=seed, data=_request(data)
-    )
+    with machine.context(quiet, data) as context:
+        return pipeline.train(Path(path), context, recipe=recipe, out=Path(out), seed=seed, data=_request(data))
 
 
 def evaluate(
@@ -115,51 +126,55 @@ def evaluate(
     seeds: int | None = None,
     targets: Sequence[str] = ("soft", "hard"),
     against: Sequence[str] = ("random",),
-    data: Data | None = None,
+    data: Source | None = None,
     teachers: Sequence[Path | str] = (),
     settings: Mapping[str, Any] | None = None,
     results: Path | str | None = None,
     quick: bool = False,
     machine: Machine = Machine(),
-    report: Report = silent,
+    quiet: bool = False,
 ) -> list[Result]:
     """Train fresh networks on sets and on what they are compared with; one result per student.
 
     ``condense.report.rows_of`` and ``show`` make the table of them. See :func:`condense.pipeline.evaluate`.
     """
-    return pipeline.evaluate(
-        _paths(paths),
-        machine.context(report),
-        students=students,
-        seeds=seeds,
-        targets=targets,
-        against=against,
-        data=_request(data),
-        teachers=_paths(teachers),
-        student=from_mapping(StudentRecipe, settings or {}, "student"),
-        results=_path(results),
-        quick=quick,
-    )
+    with machine.context(quiet, data) as context:
+        return pipeline.evaluate(
+            _paths(paths),
+            context,
+            students=students,
+            seeds=seeds,
+            targets=targets,
+            against=against,
+            data=_request(data),
+            teachers=_paths(teachers),
+            student=from_mapping(StudentRecipe, settings or {}, "student"),
+            results=_path(results),
+            quick=quick,
+        )
 
 
 def train_teacher(
     *,
-    data: Data,
+    data: Source,
     out: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     machine: Machine = Machine(),
-    report: Report = silent,
+    quiet: bool = False,
 ) -> Path:
     """Train a teacher, or find it trained; returns its folder. ``settings`` are those of ``TeacherRecipe``."""
     recipe = from_mapping(TeacherRecipe, settings or {}, "teacher")
     request = _request(data)
     assert request is not None
-    return pipeline.train_teacher(request, recipe, machine.context(report), out=_path(out))
+    with machine.context(quiet, data) as context:
+        return pipeline.train_teacher(request, recipe, context, out=_path(out))
 
 
-def _request(data: Data | None) -> DataRequest | None:
+def _request(data: Source | None) -> DataRequest | None:
     if data is None:
         return None
+    if isinstance(data, Data):
+        return DataRequest(name=data.spec.name)
     return from_mapping(DataRequest, {"name": data} if isinstance(data, str) else data, "data")
 
 

@@ -73,4 +73,4 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f'did you mean "{near[0]}"? ' if near else ""
-    return f"{hint}Known: {', '.join(known)}"
+    return f"{hint}{'Known' if hint else 'known'}: {', '.join(known)}"

@@ -14,7 +14,7 @@ PACKAGE = Path(condense.__file__).parent
 LAYERS = [
     {"errors"},
     {"seeding", "progress", "files", "device", "callables"},
-    {"checkpoint", "config"},
+    {"checkpoint", "config", "console"},
     {"data", "networks"},
     {"training"},
     {"views", "canvas", "objectives", "teachers"},

@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 from condense.cli import app
 from condense.cli.options import Images, Recipe, spread
 from condense.cli.output import fail
-from condense.cli.progress import BarReport, LineReport, drawn, duration, shown
+from condense.console import BarReport, LineReport, drawn, duration, shown
 from condense.errors import CondenseError
 from condense.files import bytes_in_words
 from condense.progress import silent
@@ -163,6 +163,22 @@ def test_help_is_instant() -> None:
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["distill", "--ipc", "ten"], "--ipc"),
+        (["distill", "--dta", "x"], "--data"),
+        (["distil"], "distill"),
+        (["verify"], "SET"),
+        (["data", "show"], "NAME"),
+    ],
+)
+def test_misused_options_end_in_one_line_too(words: list[str], part: str) -> None:
+    line = refused(*words)
+    assert part in line
+    assert "--help" in line
 
 
 # Looking around
@@ -346,7 +362,7 @@ def test_a_message_of_several_lines_becomes_one(capsys: pytest.CaptureFixture[st
     [
         (["data", "show", "fashion-mnst"], 'did you mean "fashion-mnist"?'),
         (["data", "show", "imagefolder:nowhere"], "nowhere is not a folder"),
-        (["methods", "show", "srel2"], 'unknown method "srel2"; did you mean "sre2l"?'),
+        (["methods", "show", "srel2"], 'there is no method "srel2"; did you mean "sre2l"?'),
         (["verify", "nowhere"], "nowhere is not a distilled set"),
         (["grid", "nowhere"], "nowhere is not a distilled set"),
         (["evaluate", "nowhere"], "nowhere is not a distilled set"),

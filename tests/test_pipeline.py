@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import condense
+from condense.api import Machine
 from condense.checkpoint import FileCheckpoint
 from condense.data import Data
 from condense.device import Compute
@@ -252,7 +253,37 @@ def test_a_recipe_says_what_it_lacks() -> None:
         resolve({"data": "tiny", "ipc": 1})
 
 
+def test_recipes_say_all_that_options_say() -> None:
+    flat = resolve({**RECIPE, "size": 24, "normalisation": "published"})
+    assert (flat.data.size, flat.data.normalisation) == (24, "published")
+    assert resolve({**RECIPE, "data": {"name": "tiny", "size": 24}}).data.size == 24
+    with pytest.raises(ConfigError, match='says no method; it says "methode"'):
+        resolve({"data": "tiny", "ipc": 1, "methode": "cda"})
+
+
 # Using sets
+
+
+def test_the_functions_take_data_that_is_open(tmp_path: Path, tiny_data: Data) -> None:
+    machine = Machine(device="cpu", precision="float32", threads=1, store=tmp_path / "store")
+    common: dict[str, Any] = {"data": tiny_data, "machine": machine, "quiet": True}
+    settings = {"steps": 6, "teacher": TEACHER, "labels": LABELS}
+    [folder] = condense.distill(method="cda", ipc=2, out=tmp_path / "set", settings=settings, **common)
+    results = condense.evaluate([folder], students=["convnet2-w8-bn"], quick=True, targets=["soft"], **common)
+    assert [result.condition for result in results] == ["cda", "random"]
+    outcome = condense.train(folder, student="convnet2-w8-bn", out=tmp_path / "model.safetensors", **common)
+    assert outcome.accuracy is not None
+    new = condense.relabel(folder, out=tmp_path / "new", labels={"epochs": 2}, **common)
+    assert condense.load(new).epochs == 2
+    assert (condense.train_teacher(settings=TEACHER, **common) / "teacher.json").exists()
+
+
+def test_a_folder_of_sets_is_evaluated_whole(context: Context, tmp_path: Path, teacher: Path) -> None:
+    distill(resolve({**RECIPE, "sets": 2}), context, out=tmp_path / "sets", teachers=[teacher])
+    results = evaluate(
+        [tmp_path / "sets"], context, students=["convnet2-w8-bn"], seeds=1, targets=["hard"], data=REQUEST, against=()
+    )
+    assert [result.set_index for result in results] == [0, 1]
 
 
 STUDENT = StudentRecipe(network="convnet2-w8-bn", optim=OptimConfig(optimizer="adamw", lr=1e-3))

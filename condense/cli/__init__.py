@@ -32,6 +32,24 @@ class Commands(TyperGroup):
             fail(error)
             raise typer.Exit(2) from None
 
+    def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        """Misused options end like every other mistake, instead of in a box of several lines."""
+        if not extra.get("standalone_mode", True):
+            return super().main(args, prog_name, **extra)
+        try:
+            code = super().main(args, prog_name, **{**extra, "standalone_mode": False})
+        except Exception as error:
+            if not hasattr(error, "format_message"):  # what the parser raises has one, whichever parser typer brings
+                raise
+            if type(error).__name__ == "NoArgsIsHelpError":
+                typer.echo(error.format_message(), err=True)
+            else:
+                context = getattr(error, "ctx", None)
+                where = f"; see {context.command_path} --help" if context else ""
+                fail(CondenseError(error.format_message().rstrip(".") + where))
+            code = 2
+        sys.exit(code if isinstance(code, int) else 0)
+
 
 app = typer.Typer(
     cls=Commands,

@@ -9,7 +9,7 @@ import typer
 
 from condense.cli.options import Images, command
 from condense.cli.output import pairs, say, say_json, table
-from condense.cli.progress import drawn
+from condense.console import drawn
 
 __all__ = ["data", "methods", "register"]
 
@@ -131,18 +131,26 @@ def methods_show(
     """
     from condense.config import to_mapping
     from condense.errors import MethodError, suggest
+    from condense.labels.relabel import LabelConfig
     from condense.methods import METHODS
+    from condense.teachers.recipe import TeacherRecipe
 
     if name not in METHODS:
-        raise MethodError(f'unknown method "{name}"; {suggest(name, METHODS)}')
+        raise MethodError(f'there is no method "{name}"; {suggest(name, METHODS)}')
     method = METHODS[name]
     config = method.Config()
     if json:
         say_json({"method": name, "summary": method.summary, "source": method.source, "settings": to_mapping(config)})
         return
     pairs({"method": name, "does": method.summary, "source": method.source, "needs": needs_of(method, config)})
-    say()
-    table(["setting", "default", "meaning"], list(settings_of(config)))
+    for heading, rows in (
+        ("setting", settings_of(config)),
+        ("setting of teachers that are trained", settings_of(TeacherRecipe(), "teacher.")),
+        ("setting of labels", settings_of(LabelConfig(), "labels.")),
+    ):
+        if rows:
+            say()
+            table([heading, "default", "meaning"], rows)
 
 
 def needs_of(method: Any, config: Any) -> str:

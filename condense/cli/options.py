@@ -125,13 +125,12 @@ class Machine:
     def context(self) -> Iterator[Context]:
         """What the package's functions work with; progress is drawn while the block runs."""
         from condense.api import Machine as Resolved
-        from condense.cli.progress import drawn
         from condense.device import keep_buffers
 
         machine = Resolved(device=self.device, precision=self.precision, threads=self.threads, store=self.store)
         keep_buffers()
-        with drawn(quiet=self.quiet) as report:
-            yield machine.context(report)
+        with machine.context(self.quiet) as context:
+            yield context
 
 
 def required(option: str, value: str | None) -> str:

@@ -74,7 +74,9 @@ def relabel(
 ) -> None:
     """Give the images of a set new labels: other teachers, other views, more epochs. The images stay as they are.
 
-    Example: condense relabel synthesized/mini --teacher teachers/mine --set epochs=200 --out synthesized/mini-200
+    Example: condense relabel synthesized/mini --data imagefolder:photos --set epochs=200 --out synthesized/mini-200
+
+    --data is only needed for data that is not found by its name, --teacher for teachers that the store does not have.
     """
     from condense import pipeline
     from condense.config import from_mapping
@@ -90,18 +92,20 @@ def relabel(
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a set, or one of its .h5 files.")],
+    path: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a set, of several, or an .h5 file.")],
     fast: Annotated[bool, typer.Option("--fast", help="Structure and sizes only; hashes are not computed.")] = False,
 ) -> None:
     """Check a set against the specification: structure, ranges, hashes and checksums of every file.
 
     Example: condense verify synthesized/fashion-mini-ipc10-cda
     """
+    from condense.shards import sets_in
     from condense.shards import verify as check
 
-    found = check(path, deep=not fast)
-    say(f"{path}: valid{', hashes not checked' if fast else ''}")
-    pairs(counted(found.rows, found.epochs, found.bytes.images, found.bytes.labels, found.bytes.other))
+    for one in sets_in(path):
+        found = check(one, deep=not fast)
+        say(f"{one}: valid{', hashes not checked' if fast else ''}")
+        pairs(counted(found.rows, found.epochs, found.bytes.images, found.bytes.labels, found.bytes.other))
 
 
 def grid(
@@ -112,7 +116,7 @@ def grid(
     per_class: Annotated[int, typer.Option(metavar="N", help="Images of each class.")] = 10,
     scale: Annotated[int | None, typer.Option(metavar="N", help="Enlarge by this whole factor.")] = None,
 ) -> None:
-    """Draw a set as one picture, a row per class.
+    """Draw a set (of several the first) as one picture, a row per class.
 
     Example: condense grid synthesized/fashion-mini-ipc10-cda -o grid.png
     """
@@ -125,9 +129,9 @@ def draw_set(path: Path, out: Path, *, per_class: int = 10, scale: int | None = 
     import numpy as np
 
     from condense.report.grid import draw_grid
-    from condense.shards import read_set
+    from condense.shards import read_set, sets_in
 
-    files = read_set(path)
+    files = read_set(sets_in(path)[0])
     pixels = np.concatenate([file.decode() for file in files.images])
     labels = np.concatenate([file.labels for file in files.images])
     draw_grid(pixels, labels, files.info.classes, out, per_class=per_class, scale=scale)

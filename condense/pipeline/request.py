@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -18,8 +19,9 @@ from condense.teachers.recipe import TeacherRecipe
 
 __all__ = ["Request", "request_of", "resolve"]
 
-SECTIONS = ("data", "method", "ipc", "sets", "seed", "teacher", "labels")
-"""Keys of a recipe that are not settings of its method."""
+IMAGES = ("root", "size", "channels", "normalisation")
+SECTIONS = ("data", "method", "ipc", "sets", "seed", "teacher", "labels", *IMAGES)
+"""Keys of a recipe that are not settings of its method; `IMAGES` may stand beside ``data`` or inside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +53,18 @@ def resolve(values: Mapping[str, Any], *, quick: bool = False) -> Request:
     """
     for needed in ("data", "method", "ipc"):
         if values.get(needed) is None:
-            raise ConfigError(f"the recipe says no {needed}; give --{needed}")
+            near = difflib.get_close_matches(needed, [key for key in values if key not in SECTIONS], n=1)
+            hint = f'it says "{near[0]}", which does not exist' if near else f"give --{needed}"
+            raise ConfigError(f"the recipe says no {needed}; {hint}")
     method = find_method(values["method"])
     given = {key: value for key, value in values.items() if key not in SECTIONS}
     unknown = [key for key in given if key not in {entry.name for entry in fields(method.Config)}]
     if unknown:
         known = [*SECTIONS, *(entry.name for entry in fields(method.Config))]
         raise ConfigError(f'method {method.name} has no setting "{unknown[0]}"; {suggest(unknown[0], known)}')
-    data = values["data"]
+    data = {"name": values["data"]} if isinstance(values["data"], str) else values["data"]
     plain = {
-        "data": {"name": data} if isinstance(data, str) else data,
+        "data": {**{key: values[key] for key in IMAGES if key in values}, **data},
         **{key: values[key] for key in ("ipc", "sets", "seed") if key in values},
         "teacher": merge(QUICK_TEACHER if quick else {}, values.get("teacher", {})),
         "labels": merge(QUICK_LABELS if quick else {}, values.get("labels", {})),
@@ -69,7 +73,7 @@ def resolve(values: Mapping[str, Any], *, quick: bool = False) -> Request:
     return from_mapping(_Plain, plain).with_method(method(settings), 0.0 if quick else None)
 
 
-QUICK_TEACHER: dict[str, Any] = {"network": "resnet8", "epochs": 1, "min_steps": 40}
+QUICK_TEACHER: dict[str, Any] = {"network": "resnet8", "epochs": 2}
 QUICK_LABELS: dict[str, Any] = {"epochs": 5}
 
 

@@ -23,6 +23,7 @@ from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.plans import common_of, run_all, set_jobs, student_job
 from condense.pipeline.request import Request, request_of
 from condense.pipeline.teachers import build_for, given_teachers, stored_teachers
+from condense.shards import sets_in
 from condense.teachers.recipe import TeacherRecipe
 
 __all__ = ["AGAINST", "TrainOutcome", "evaluate", "train"]
@@ -177,17 +178,10 @@ def opened_sets(paths: Sequence[Path]) -> list[_Given]:
     """Every set that the paths name, opened and checked."""
     found: list[_Given] = []
     for path in paths:
-        inside = [path] if (path / "set.json").is_file() or not path.is_dir() else numbered_sets(path)
-        for folder in inside:
+        for folder in sets_in(path):
             dataset = load(folder)
             found.append(_Given(folder, dataset, int(dataset.info.seeds.get("set", len(found)))))
     return found
-
-
-def numbered_sets(path: Path) -> list[Path]:
-    """``set-0``, ``set-1``, ... in a folder, in order; without any the folder itself, which is then refused by name."""
-    inside = [folder for folder in path.glob("set-*") if (folder / "set.json").is_file()]
-    return sorted(inside, key=lambda folder: (len(folder.name), folder.name)) or [path]
 
 
 def condition_names(given: Sequence[_Given]) -> dict[Path, str]:

@@ -2,7 +2,7 @@
 
 from condense.shards.decode import CANVASES
 from condense.shards.layout import image_name, label_name
-from condense.shards.read import ImageFile, LabelFile, SetFiles, read_images, read_labels, read_set
+from condense.shards.read import ImageFile, LabelFile, SetFiles, read_images, read_labels, read_set, sets_in
 from condense.shards.setfile import FileEntry, SetInfo, write_set
 from condense.shards.verify import Report, SetBytes, set_bytes, verify
 from condense.shards.write import shard_slices, write_images, write_labels
@@ -22,6 +22,7 @@ __all__ = [
     "read_labels",
     "read_set",
     "set_bytes",
+    "sets_in",
     "shard_slices",
     "verify",
     "write_images",

@@ -36,7 +36,7 @@ from condense.shards.rules import (
 )
 from condense.shards.setfile import SetInfo, read_set_json
 
-__all__ = ["ImageFile", "LabelFile", "Level", "SetFiles", "read_images", "read_labels", "read_set"]
+__all__ = ["ImageFile", "LabelFile", "Level", "SetFiles", "read_images", "read_labels", "read_set", "sets_in"]
 
 Level = Literal["structure", "hashes", "deep"]
 
@@ -252,3 +252,15 @@ def check_labels(files: SetFiles) -> None:
         epoch = file.held_epochs.stop
     if files.labels and epoch != files.labels[0].epochs:
         raise ForeignLabels(f"{files.path} has labels for {epoch} of {files.labels[0].epochs} epochs; label again")
+
+
+def sets_in(path: Path | str) -> list[Path]:
+    """The set in the folder ``path``, or those in its ``set-0``, ``set-1``, ..., in order.
+
+    Without either the folder itself, which is then refused by name when it is read.
+    """
+    path = Path(path)
+    if (path / "set.json").is_file():
+        return [path]
+    inside = [folder for folder in path.glob("set-*") if (folder / "set.json").is_file()]
+    return sorted(inside, key=lambda folder: (len(folder.name), folder.name)) or [path]

@@ -28,6 +28,7 @@ from condense.views.render import crop_flip
 __all__ = ["TeacherRecipe", "measure", "train_teacher"]
 
 Indices = npt.NDArray[np.int64]
+USUAL_EPOCHS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +36,14 @@ class TeacherRecipe:
     """How a teacher is trained.
 
     The defaults are the usual CIFAR recipe (SGD with momentum, cosine to 0, crops padded by 4 pixels, flips) cut to
-    few epochs: teachers trained for long are more accurate but harder to invert. A small data set is gone through more
-    often than ``epochs`` says, until ``min_steps`` steps are taken. ``pad`` 0 leaves the crop out;
-    ``flip`` should be 0 for digits and letters. ``holdout`` is the fraction of each class that is not trained on.
+    few epochs: teachers trained for long are more accurate but harder to invert. Without ``epochs`` there are 15, or,
+    of a small data set, as many as ``min_steps`` steps take. ``pad`` 0 leaves the crop out; ``flip`` should be 0 for
+    digits and letters. ``holdout`` is the fraction of each class that is not trained on.
     Warm-up takes at most a fifth of the run. Raises :class:`ConfigError` for values out of range.
     """
 
     network: str = "resnet20"
-    epochs: int = 15
+    epochs: int | None = None
     min_steps: int = 500
     batch_size: int = 128
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=0.1, weight_decay=5e-4, warmup_steps=200))
@@ -53,7 +54,7 @@ class TeacherRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
+        if self.epochs is not None and self.epochs < 1:
             raise ConfigError(f"epochs must be at least 1, got {self.epochs}")
         if self.min_steps < 0:
             raise ConfigError(f"min_steps must be at least 0, got {self.min_steps}")
@@ -92,7 +93,7 @@ def train_teacher(
         seed=recipe.seed,
     )
     steps = plan(recipe.views, recipe.seed, 0, len(kept), spec.height, spec.width).n_steps
-    epochs = max(recipe.epochs, -(-recipe.min_steps // steps))
+    epochs = recipe.epochs or max(USUAL_EPOCHS, -(-recipe.min_steps // steps))
     warmup = min(recipe.optim.warmup_steps, epochs * steps // 5)
     fit(
         network,
