@@ -1,6 +1,7 @@
 """The first table: what SRe2L and CDA sets are worth beside random real images, by the same labels and the same steps.
 
     python benchmarks/decoupled.py --data fashion-mnist --teacher benchmarks/teachers/fashion-mnist-resnet20 \\
+        --tuned benchmarks/results/tune-fashion-mnist.jsonl \\
         --results benchmarks/results/decoupled-fashion-mnist.jsonl --work runs/decoupled
 
 For one data set: 3 sets of each condition (SRe2L; CDA from noise; CDA from real images; random real images) labelled
@@ -31,9 +32,9 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "cda-noise": {"method": "cda", "start": "noise"},
     "cda-real": {"method": "cda", "start": "real"},
 }
-RECOVER: dict[str, Any] = {"steps": 400}  # the rest as published
+RECOVER: dict[str, Any] = {"steps": 400}
 LABELS: dict[str, Any] = {
-    "epochs": 300,
+    "epochs": 600,
     "teacher_bn": "batch",
     "views": {"crop": "resized", "scale": [0.5, 1.0], "mix": "cutmix", "batch_size": 50},
 }
@@ -51,6 +52,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="as condense distill takes it")
     parser.add_argument("--data-root")
     parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--tuned", type=Path, required=True, help="what tune_decoupled.py wrote for this data set")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/decoupled"))
     parser.add_argument("--ipc", type=int, default=10)
@@ -93,10 +95,17 @@ def made(title: str, options: argparse.Namespace, context: Context) -> list[Path
         "sets": options.sets,
         "labels": LABELS,
         **RECOVER,
-        **CONDITIONS[title],
+        **best(CONDITIONS[title], options.tuned),
     }
     out = options.work / options.results.stem / f"ipc{options.ipc}-{title}"
     return distill(resolve_recipe(recipe), context, out=out, teachers=[options.teacher])
+
+
+def best(condition: dict[str, Any], tuned: Path) -> dict[str, Any]:
+    """The condition with the settings that did best on held-out training images."""
+    tried = [json.loads(line) for line in tuned.read_text().splitlines()]
+    own = [one for one in tried if condition.items() <= one["settings"].items()]
+    return dict(max(own, key=lambda one: one["held_out_accuracy"])["settings"])
 
 
 def write_costs(store: Store, path: Path) -> None:
