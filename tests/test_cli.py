@@ -535,3 +535,42 @@ def test_the_demo_shows_a_table_and_runs_again_without_work(monkeypatch: pytest.
 
     monkeypatch.setattr("condense.engine.run._run_one", broken)
     assert run("demo", "--threads", 1).stdout == first.stdout
+
+
+DEMO = """
+import sys
+from condense.cli import demo, main
+demo.RECIPE, demo.STUDENT = {recipe!r}, "convnet2-w8-bn"
+sys.argv = ["condense", "demo", "--threads", "1", "--quiet"]
+main()
+"""
+
+
+def test_a_killed_demo_is_finished_by_running_it_again(tmp_path: Path) -> None:
+    """Killed after the first, the third and the sixth finished job; nothing finished is done twice."""
+
+    def start(place: str) -> subprocess.Popen[bytes]:
+        (tmp_path / place).mkdir(exist_ok=True)
+        environment = {**os.environ, "CONDENSE_STORE": str(tmp_path / place / "store"), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", DEMO.format(recipe=SHORT)]
+        return subprocess.Popen(command, cwd=tmp_path / place, env=environment, stdout=subprocess.PIPE)
+
+    def finished(place: str) -> list[str]:
+        logs = sorted((tmp_path / place / "store" / "events").glob("*.jsonl"))
+        return [json.loads(line)["job"] for log in logs for line in log.read_text().splitlines()]
+
+    for jobs in (1, 3, 6):
+        with start("killed") as process:
+            while process.poll() is None and len(finished("killed")) < jobs:
+                time.sleep(0.01)
+            process.kill()
+    for place in ("killed", "undisturbed"):
+        with start(place) as process:
+            table, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert b"random" in table
+    assert len(set(finished("killed"))) == len(finished("killed")) <= len(finished("undisturbed"))
+    for name in ("set.json", "images-00000.h5", "labels-00000.h5"):
+        one, other = (tmp_path / place / "demo" / "set" / name for place in ("killed", "undisturbed"))
+        assert one.read_bytes() == other.read_bytes()
+    assert list((tmp_path / "killed" / "store" / "checkpoints").glob("*")) == []
