@@ -135,7 +135,7 @@ def _find(
         return scan(Path(rest), indices=cache / "index", test_fraction=test_fraction, seed=seed)
     if kind and colon and rest and kind != "imagefolder":
         return open_custom(name, find_callable(name, "data set", DataError)(), report)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         raise DataError(f'"{name}" is a folder; for images in a folder per class say imagefolder:{name}')
     raise DataError(f'there is no data set "{name}"; {suggest(name, DATASETS)}')
 
