@@ -21,6 +21,7 @@ from typing import Any
 
 from condense.console import drawn
 from condense.device import keep_buffers, resolve
+from condense.engine.events import finished_jobs
 from condense.engine.store import Store
 from condense.evaluation.student import StudentRecipe
 from condense.pipeline import Context, DataRequest, distill, evaluate
@@ -110,7 +111,7 @@ def best(condition: dict[str, Any], tuned: Path) -> dict[str, Any]:
 
 def write_costs(store: Store, path: Path) -> None:
     """Seconds and peak memory of every job that this store has made."""
-    events = [json.loads(file.read_text()) for file in sorted((store.root / "measured").glob("*.json"))]
+    events = finished_jobs(store.root / "runs")
     rows = [{key: event[key] for key in ("kind", "title", "seconds", "peak_memory_bytes")} for event in events]
     rows.sort(key=lambda row: (row["kind"], row["title"]))
     path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")

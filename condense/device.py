@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import wraps
@@ -15,7 +15,7 @@ import torch
 
 from condense.errors import ConfigError, DeviceError
 
-__all__ = ["Compute", "Precision", "keep_buffers", "resolve", "under_compute"]
+__all__ = ["Compute", "Precision", "environments", "gpus_of", "keep_buffers", "resolve", "under_compute"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,7 +64,12 @@ class Compute:
             hardware = torch.cuda.get_device_name(self.torch_device)
         else:
             hardware = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        return {**asdict(self), "torch": torch.__version__, "hardware": hardware}
+        return {
+            **asdict(self),
+            "device": self.torch_device.type,
+            "torch": torch.__version__,
+            "hardware": hardware,
+        }
 
 
 def under_compute(function: Callable[P, R]) -> Callable[P, R]:
@@ -129,6 +134,32 @@ def resolve(device: str = "auto", precision: str = "auto", threads: int | None =
         precision=precision,  # type: ignore[arg-type]  # checked by Compute
         threads=threads if threads is not None else available_cpus(),
     )
+
+
+def gpus_of(device: str, compute: Compute) -> tuple[int, ...]:
+    """The GPUs that workers may take: all of them if the user named none, otherwise the one named."""
+    if compute.torch_device.type != "cuda":
+        return ()
+    if device in ("auto", "cuda"):
+        return tuple(range(torch.cuda.device_count()))
+    return (compute.torch_device.index or 0,)
+
+
+def environments(compute: Compute, gpus: Sequence[int], workers: int) -> list[dict[str, str]]:
+    """What each of several worker processes needs in its environment.
+
+    A GPU of its own, which it sees as the only one; and, where there are more threads than cores, threads that sleep
+    while they wait instead of keeping a core from others.
+    """
+    shared: dict[str, str] = {}
+    if compute.torch_device.type == "cpu" and workers * compute.threads > available_cpus():
+        shared = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(max(gpus, default=-1) + 1)]
+    return [
+        {**shared, **({"CUDA_VISIBLE_DEVICES": names[gpus[number % len(gpus)]]} if gpus else {})}
+        for number in range(workers)
+    ]
 
 
 def available_cpus() -> int:

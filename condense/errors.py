@@ -14,12 +14,15 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeviceError",
+    "MemoryShortError",
     "MethodError",
     "NetworkError",
     "OutputError",
     "ShardError",
     "StoreError",
     "TeacherError",
+    "UnfinishedError",
+    "WorkerLostError",
     "suggest",
 ]
 
@@ -62,6 +65,25 @@ class StoreError(CondenseError):
 
 class OutputError(CondenseError):
     """An output path that holds something else or cannot be written."""
+
+
+class MemoryShortError(CondenseError):
+    """A job that does not fit into memory, even in its smallest parts."""
+
+
+class WorkerLostError(CondenseError):
+    """A job whose process or machine went away again and again."""
+
+
+class UnfinishedError(Exception):
+    """Not everything is done, and nothing is wrong: the time is up, or the rest is the share of other processes.
+
+    ``status``: what a command ends with.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:

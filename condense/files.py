@@ -92,7 +92,9 @@ def publish_folder(temporary: Path, final: Path) -> bool:
         elif path.is_dir():
             fsync_folder(path)
     fsync_folder(temporary)
-    final.parent.mkdir(parents=True, exist_ok=True)
+    if not final.parent.exists():
+        final.parent.mkdir(parents=True, exist_ok=True)
+        fsync_folder(final.parent.parent)
     try:
         os.rename(temporary, final)
     except OSError as error:

@@ -6,10 +6,10 @@ may need a transfer from the device, so callers report every so many steps, not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-__all__ = ["Report", "silent"]
+__all__ = ["Report", "lane", "silent"]
 
 
 class Report(Protocol):
@@ -20,3 +20,9 @@ class Report(Protocol):
 
 def silent(stage: str, done: int, total: int, figures: Mapping[str, float] = {}, /) -> None:
     """Says nothing."""
+
+
+def lane(report: Report, name: str) -> Report:
+    """A report of its own for one of several things done at the same time, where ``report`` can tell them apart."""
+    make: Callable[[str], Report] | None = getattr(report, "lane", None)
+    return report if make is None else make(name)

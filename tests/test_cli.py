@@ -25,6 +25,7 @@ from condense.cli import app
 from condense.cli.options import Images, Recipe, spread
 from condense.cli.output import fail
 from condense.console import BarReport, LineReport, drawn, duration, shown
+from condense.engine.events import finished_jobs
 from condense.errors import CondenseError
 from condense.files import bytes_in_words
 from condense.progress import silent
@@ -533,7 +534,7 @@ def test_the_demo_shows_a_table_and_runs_again_without_work(monkeypatch: pytest.
     def broken(*arguments: object, **options: object) -> None:
         raise AssertionError("nothing was left to do")
 
-    monkeypatch.setattr("condense.engine.run._run_one", broken)
+    monkeypatch.setattr("condense.pipeline.context.Context.work", broken)
     assert run("demo", "--threads", 1).stdout == first.stdout
 
 
@@ -556,8 +557,7 @@ def test_a_killed_demo_is_finished_by_running_it_again(tmp_path: Path) -> None:
         return subprocess.Popen(command, cwd=tmp_path / place, env=environment, stdout=subprocess.PIPE)
 
     def finished(place: str) -> list[str]:
-        logs = sorted((tmp_path / place / "store" / "events").glob("*.jsonl"))
-        return [json.loads(line)["job"] for log in logs for line in log.read_text().splitlines()]
+        return [event["job"] for event in finished_jobs(tmp_path / place / "store" / "runs")]
 
     for jobs in (1, 3, 6):
         with start("killed") as process:

@@ -9,29 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine_shop import Shop
 
 from condense.checkpoint import FileCheckpoint
-from condense.engine.job import Job, in_order
-from condense.engine.run import measured, missing, run
+from condense.engine.events import costs
+from condense.engine.job import Job, Task, in_order
+from condense.engine.perform import Desk
+from condense.engine.plan import missing
+from condense.engine.run import run
 from condense.engine.store import Store
 from condense.errors import CondenseError, OutputError
 from condense.files import disk_errors, publish_folder, write_atomic
-
-
-class Context:
-    """Counts what was computed."""
-
-    def __init__(self) -> None:
-        self.ran: list[str] = []
-
-
-def worker(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
-    context.ran.append(job.title)
-    total = job.config["value"] + sum(int((path / "value").read_text()) for path in inputs)
-    (folder / "value").write_text(str(total))
-
-
-WORKERS = {"sum": worker}
 
 
 def diamond() -> tuple[Job, Job, Job, Job]:
@@ -72,18 +60,18 @@ def test_inputs_come_before_the_jobs_that_need_them_once_each() -> None:
 
 def test_run_computes_each_once_and_again_nothing(store: Store) -> None:
     *_, d = diamond()
-    context = Context()
-    (path,) = run([d], store, WORKERS, context)
+    shop = Shop(store)
+    (path,) = run(lambda: [d], shop)
     assert (path / "value").read_text() == "11"
-    assert context.ran == ["a", "b", "c", "d"]
-    run([d], store, WORKERS, context)
-    assert len(context.ran) == 4
-    assert measured(store, d)["seconds"] >= 0
+    assert shop.ran() == ["a", "b", "c", "d"]
+    run(lambda: [d], shop)
+    assert len(shop.ran()) == 4
+    assert costs(store.root / "runs")[d.id]["seconds"] >= 0
 
 
 def test_inputs_of_finished_jobs_are_not_made_again(store: Store) -> None:
     a, *_, d = diamond()
-    run([d], store, WORKERS, Context())
+    run(lambda: [d], Shop(store))
     store.discard(a.id)
     assert missing([d], store) == []
     assert [job.title for job in missing([a, d], store)] == ["a"]
@@ -92,7 +80,7 @@ def test_inputs_of_finished_jobs_are_not_made_again(store: Store) -> None:
 @pytest.mark.parametrize("damage", ["altered", "truncated", "deleted", "no manifest", "torn manifest"])
 def test_damage_is_found_and_mended(store: Store, damage: str) -> None:
     b = diamond()[1]
-    run([b], store, WORKERS, Context())
+    run(lambda: [b], Shop(store))
     folder = store.path(b.id)
     if damage == "altered":
         (folder / "value").write_text("9")
@@ -104,33 +92,45 @@ def test_damage_is_found_and_mended(store: Store, damage: str) -> None:
         (folder / "manifest.json").unlink()
     else:
         (folder / "manifest.json").write_text('{"files":')
-    fresh, context = Store(store.root), Context()
-    (path,) = run([b], fresh, WORKERS, context)
-    assert context.ran == ["b"]
+    shop = Shop(Store(store.root))
+    (path,) = run(lambda: [b], shop)
+    assert shop.ran() == ["a", "b", "b"]
     assert (path / "value").read_text() == "3"
+
+
+class Patched(Shop):
+    """A shop whose work is something else for the jobs of one title."""
+
+    def __init__(self, store: Store, title: str, instead: object) -> None:
+        super().__init__(store)
+        self.title, self.instead = title, instead
+
+    def work(self, task: Task, inputs: Sequence[Path], desk: Desk) -> None:
+        super().work(task, inputs, desk)
+        if task.title == self.title:
+            assert callable(self.instead)
+            self.instead()
 
 
 def test_a_failed_job_leaves_what_was_finished_and_no_trace(store: Store) -> None:
     a, b, *_ = diamond()
 
-    def failing(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
-        worker(job, inputs, folder, context)
-        if job.title == "b":
-            raise CondenseError("diverged")
+    def fail() -> None:
+        raise CondenseError("diverged")
 
     with pytest.raises(CondenseError, match="diverged"):
-        run([b], store, {"sum": failing}, Context())
+        run(lambda: [b], Patched(store, "b", fail))
     assert store.has(a.id)
     assert not store.path(b.id).exists()
     assert list((store.root / "tmp").iterdir()) == []
 
 
 def test_a_full_disk_is_one_clear_line(store: Store) -> None:
-    def full(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+    def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OutputError, match="the disk is full; finished work is kept"):
-        run([diamond()[0]], store, {"sum": full}, Context())
+        run(lambda: [diamond()[0]], Patched(store, "a", full))
     with pytest.raises(OutputError, match="disk is full"), disk_errors("x.h5"):
         raise RuntimeError("Unable to write: error message = 'No space left on device'")
     with pytest.raises(ValueError), disk_errors("x"):
@@ -140,11 +140,10 @@ def test_a_full_disk_is_one_clear_line(store: Store) -> None:
 def test_two_writers_of_one_artefact(store: Store) -> None:
     a = diamond()[0]
 
-    def slow(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
-        run([a], Store(store.root), WORKERS, Context())  # somebody else finishes first
-        worker(job, inputs, folder, context)
+    def somebody_else() -> None:
+        Store(store.root).make(a, lambda folder: (folder / "value").write_text("1") and None)
 
-    (path,) = run([a], store, {"sum": slow}, Context())
+    (path,) = run(lambda: [a], Patched(store, "a", somebody_else))
     assert (path / "value").read_text() == "1"
     assert list((store.root / "tmp").iterdir()) == []
 
@@ -152,7 +151,7 @@ def test_two_writers_of_one_artefact(store: Store) -> None:
 def test_artefacts_hold_no_time_and_are_the_same_bytes(tmp_path: Path) -> None:
     contents = []
     for name in ("one", "two"):
-        (path,) = run([diamond()[3]], Store(tmp_path / name), WORKERS, Context())
+        (path,) = run(lambda: [diamond()[3]], Shop(Store(tmp_path / name)))
         contents.append({file.name: file.read_bytes() for file in path.iterdir()})
     assert contents[0] == contents[1]
     assert set(json.loads(contents[0]["manifest.json"])) == {"job", "files"}

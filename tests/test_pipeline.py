@@ -19,6 +19,7 @@ from condense.api import Machine
 from condense.checkpoint import FileCheckpoint
 from condense.data import Data
 from condense.device import Compute
+from condense.engine.events import finished_jobs
 from condense.engine.store import Store
 from condense.errors import ConfigError, DataError, MethodError, OutputError, ShardError, TeacherError
 from condense.evaluation.student import StudentRecipe
@@ -73,8 +74,7 @@ def content(folder: Path) -> Mapping[str, bytes]:
 
 def done_jobs(store: Path) -> list[str]:
     """Titles of the finished jobs, in order."""
-    lines = [line for log in sorted((store / "events").glob("*.jsonl")) for line in log.read_text().splitlines()]
-    return [json.loads(line)["title"] for line in lines]
+    return [event["title"] for event in finished_jobs(store / "runs")]
 
 
 def test_a_set_is_made_whole_and_can_be_used(context: Context, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from condense.cli import demo, look, measure, sets
 from condense.cli.output import fail, say
 from condense.cli.stopping import stoppable
 from condense.cli.teacher import teacher
-from condense.errors import CondenseError
+from condense.errors import CondenseError, UnfinishedError
 
 __all__ = ["app", "main"]
 
@@ -31,6 +31,9 @@ class Commands(TyperGroup):
         except CondenseError as error:
             fail(error)
             raise typer.Exit(2) from None
+        except UnfinishedError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(error.status) from None
 
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         """Misused options end like every other mistake, instead of in a box of several lines."""

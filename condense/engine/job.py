@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 from condense.files import canonical_json
 
-__all__ = ["Job", "in_order"]
+__all__ = ["Job", "Task", "in_order"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +22,7 @@ class Job:
     revision: raised when the code behind ``kind`` starts to give other results.
     sources: content hashes of what was supplied from outside (a data set, a folder of weights).
     inputs: jobs whose artefacts are needed, in order.
+    groups: how many independent parts are computed at once, and could be computed apart. Not part of the id.
     where: where this machine finds the sources. Not part of the id.
     title: what a person calls it. Not part of the id.
     """
@@ -31,10 +32,11 @@ class Job:
     revision: int = 1
     sources: tuple[str, ...] = ()
     inputs: tuple[Job, ...] = ()
+    groups: int = 1
     where: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
 
-    @cached_property
+    @property
     def description(self) -> dict[str, Any]:
         """What the id is a hash of; kept in the artefact's manifest."""
         return {
@@ -50,8 +52,44 @@ class Job:
         """Hex SHA-256 of the description."""
         return hashlib.sha256(canonical_json(self.description).encode()).hexdigest()
 
+    def task(self) -> Task:
+        """What the process that does the job has to know."""
+        return Task(self.id, self.description, dict(self.where), str(self))
+
     def __str__(self) -> str:
         return self.title or f"{self.kind} {self.id[:12]}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job as it travels to the process that does it: nothing but JSON values, its inputs by their ids."""
+
+    id: str
+    description: Mapping[str, Any]
+    where: Mapping[str, Any]
+    title: str
+
+    @property
+    def kind(self) -> str:
+        return str(self.description["kind"])
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return dict(self.description["config"])
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(self.description["inputs"])
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Task:
+        return cls(**values)
+
+    def __str__(self) -> str:
+        return self.title
 
 
 def in_order(jobs: Iterable[Job]) -> list[Job]:

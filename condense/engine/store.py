@@ -2,7 +2,9 @@
 
     store/ab/abcd.../            files and manifest.json (the job's description, size and SHA-256 of every file)
     store/tmp/...                folders being written; left behind only by a crash
-    store/checkpoints/ID.safetensors
+    store/checkpoints/ID         the state of an unfinished job
+    store/halved/ID              this job did not fit into memory: its parts are to be done apart
+    store/runs/, store/claims/   who is at work; see :mod:`condense.engine.presence`
 
 An artefact is done when its folder is there and its manifest holds. There is no other record, so several processes
 can share a store: the second to finish the same job finds the folder there and drops its copy.
@@ -19,10 +21,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from condense.checkpoint import FileCheckpoint
-from condense.engine.job import Job
+from condense.engine.job import Job, Task
 from condense.errors import StoreError
-from condense.files import canonical_json, disk_errors, publish_folder, sha256_file
+from condense.files import canonical_json, disk_errors, publish_folder, sha256_file, write_atomic
 
 __all__ = ["Store", "default_store"]
 
@@ -90,7 +91,7 @@ class Store:
             os.rename(self.path(job_id), grave)
             shutil.rmtree(grave, ignore_errors=True)
 
-    def make(self, job: Job, write: Callable[[Path], None]) -> Path:
+    def make(self, job: Job | Task, write: Callable[[Path], None]) -> Path:
         """Let ``write(folder)`` fill a temporary folder, then publish it as the job's artefact.
 
         Raises :class:`OutputError` when the disk is full or read-only; nothing is left half-written then.
@@ -101,7 +102,7 @@ class Store:
         try:
             with disk_errors(self.root):
                 write(folder)
-                manifest = {"job": job.description, "files": dict(_describe(folder))}
+                manifest = {"job": dict(job.description), "files": dict(_describe(folder))}
                 (folder / MANIFEST).write_text(canonical_json(manifest) + "\n")
                 published = publish_folder(folder, self.path(job.id))
             if not published and not self.has(job.id):
@@ -109,12 +110,25 @@ class Store:
             self._checked.add(job.id)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        self.checkpoint(job).path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.checkpoint_path(job.id).unlink()
         return self.path(job.id)
 
-    def checkpoint(self, job: Job) -> FileCheckpoint:
+    def checkpoint_path(self, job_id: str) -> Path:
         """Where the job keeps its state while it runs."""
-        return FileCheckpoint(self.root / "checkpoints" / f"{job.id}.safetensors")
+        return self.root / "checkpoints" / job_id
+
+    def halve(self, job_id: str) -> None:
+        """Remember that the job does not fit into memory whole."""
+        write_atomic(self.root / "halved" / job_id, b"")
+
+    def is_halved(self, job_id: str) -> bool:
+        """Whether plans are to do the job's parts apart."""
+        return (self.root / "halved" / job_id).exists()
+
+    def description(self, job_id: str) -> dict[str, Any]:
+        """What a finished job was, from its manifest."""
+        return dict(json.loads((self.path(job_id) / MANIFEST).read_text())["job"])
 
     def ids(self) -> Iterator[str]:
         """Every artefact's id."""
@@ -123,7 +137,7 @@ class Store:
                 yield folder.name
 
     def _temporary(self, stem: str) -> Path:
-        return self.root / "tmp" / f"{stem}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        return self.root / "tmp" / f"{stem}-{uuid.uuid4().hex[:8]}"
 
 
 def _describe(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from condense.data import Data, open_data
+from condense.data import Data, DatasetSpec, open_data
+from condense.data.handover import reopen, shelve
 from condense.device import Compute
-from condense.engine.job import Job
+from condense.engine.job import Task
+from condense.engine.perform import Desk
 from condense.engine.store import Store
+from condense.errors import DataError
+from condense.files import canonical_json
+from condense.pipeline.execution import Execution
 from condense.progress import Report, silent
 from condense.teachers import Teacher, load_teacher
 
-__all__ = ["Context", "DataRequest"]
+__all__ = ["Context", "DataRequest", "at_work", "spec_digest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +37,13 @@ class DataRequest:
 
 @dataclass
 class Context:
-    """``opened`` is filled as data sets are asked for."""
+    """``opened`` is filled as data sets are asked for. ``execution`` says who does the jobs."""
 
     store: Store
     compute: Compute
     report: Report = silent
     cache: Path | None = None
+    execution: Execution = field(default_factory=Execution)
     opened: dict[DataRequest, Data] = field(default_factory=dict)
 
     def data(self, request: DataRequest) -> Data:
@@ -52,9 +60,63 @@ class Context:
             )
         return self.opened[request]
 
-    def data_of(self, job: Job) -> Data:
-        """The data set that a job was made for."""
-        return self.data(DataRequest(**job.where["data"]))
+    def data_of(self, task: Task) -> Data:
+        """The data set that a job was made for. Raises :class:`DataError` if this machine has another of its name."""
+        data = self.data(DataRequest(**task.where["data"]))
+        if spec_digest(data.spec) not in task.description["sources"]:
+            raise DataError(
+                f"data set {data.spec.name} of this machine is not the one that {task} was planned for; "
+                "bring the same files to every machine"
+            )
+        return data
 
     def teachers(self, folders: Sequence[Path]) -> list[Teacher]:
         return [load_teacher(folder, self.compute.torch_device) for folder in folders]
+
+    def work(self, task: Task, inputs: Sequence[Path], desk: Desk) -> None:
+        """Do a job in this process; see :class:`condense.engine.perform.Workshop`."""
+        from condense.pipeline.workers import WORKERS
+
+        WORKERS[task.kind](task, inputs, desk, replace(self, report=desk.report))
+
+    def recipe(self) -> dict[str, Any]:
+        """JSON of which :func:`at_work` makes this context in another process."""
+        opened = [
+            {"request": asdict(request), "spec": data.spec.to_dict(), "folder": str(self._shelf(data, number))}
+            for number, (request, data) in enumerate(self.opened.items())
+        ]
+        values = {
+            "store": str(self.store.root.absolute()),
+            "compute": asdict(self.compute),
+            "cache": str(self.cache.absolute()) if self.cache else None,
+            "opened": opened,
+        }
+        return {"entry": "condense.pipeline.context:at_work", "values": values}
+
+    def _shelf(self, data: Data, number: int) -> Path:
+        """Where other processes find the images; a temporary folder that lives as long as this context, if need be."""
+        if not hasattr(self, "_shelves"):
+            self._shelves = tempfile.TemporaryDirectory(prefix="condense-")
+        return shelve(data, Path(self._shelves.name) / str(number))
+
+
+def at_work(values: Mapping[str, Any]) -> Context:
+    """The context of :meth:`Context.recipe`. Data that this machine does not have there is opened by its name."""
+    from condense.device import keep_buffers
+
+    keep_buffers()
+    context = Context(
+        store=Store(Path(values["store"])),
+        compute=Compute(**values["compute"]),
+        cache=Path(values["cache"]) if values["cache"] else None,
+    )
+    for one in values["opened"]:
+        if Path(one["folder"]).is_dir():
+            data = reopen(DatasetSpec.from_dict(one["spec"]), Path(one["folder"]))
+            context.opened[DataRequest(**one["request"])] = data
+    return context
+
+
+def spec_digest(spec: DatasetSpec) -> str:
+    """What a data set is called in the ids of jobs."""
+    return hashlib.sha256(canonical_json(spec.to_dict()).encode()).hexdigest()

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from condense.config import to_mapping
 from condense.data import DATASETS, Data, DatasetSpec
 from condense.engine.job import Job
-from condense.engine.run import run
+from condense.engine.run import Finished, Plan, run
 from condense.evaluation.student import StudentRecipe
-from condense.files import canonical_json, sha256_file
+from condense.files import sha256_file
 from condense.labels.relabel import LabelConfig
-from condense.pipeline.context import Context, DataRequest
+from condense.methods.base import Method, SynthesisJob
+from condense.pipeline.context import Context, DataRequest, spec_digest
 from condense.pipeline.request import Request
-from condense.pipeline.workers import WORKERS
 from condense.teachers.recipe import TeacherRecipe
 
 __all__ = ["common_of", "labels_job", "set_hash", "set_jobs", "student_job", "teacher_job"]
@@ -25,8 +24,7 @@ __all__ = ["common_of", "labels_job", "set_hash", "set_jobs", "student_job", "te
 
 def common_of(request: DataRequest, data: Data) -> dict[str, Any]:
     """What every job that reads the data set carries: its hash, and where it is."""
-    digest = hashlib.sha256(canonical_json(data.spec.to_dict()).encode()).hexdigest()
-    return {"sources": (digest,), "where": {"data": asdict(request)}}
+    return {"sources": (spec_digest(data.spec),), "where": {"data": asdict(request)}}
 
 
 def teacher_job(request: DataRequest, data: Data, recipe: TeacherRecipe, context: Context) -> Job:
@@ -64,23 +62,9 @@ def set_job(
     """The jobs of one set."""
     method = request.method
     blocks = tuple(
-        Job(
-            "rows",
-            {
-                "method": method.name,
-                "settings": to_mapping(method.config),
-                "set_index": block.set_index,
-                "seed": block.seed,
-                "slots": list(block.slots),
-                "classes": list(block.classes),
-                "compute": context.compute.identity(),
-            },
-            revision=method.revision,
-            inputs=teachers if method.needs.teachers != "none" else (),
-            title=f"{method.name}, set {index}, slots {block.slots[0]} to {block.slots[-1]}",
-            **common,
-        )
+        job
         for block in method.jobs(spec, request.ipc, index, request.seed)
+        for job in rows_jobs(method, block, context, teachers, common)
     )
     images = Job("images", {"ipc": request.ipc}, inputs=blocks, title=f"images of set {index}", **common)
     labels = labels_job(request.labels, images, teachers, context, common)
@@ -92,12 +76,43 @@ def set_job(
             "settings": to_mapping(method.config),
             "labels": to_mapping(request.labels),
             "data": shareable(request.data, spec),
+            "blocks": [job.config["slots"] for job in blocks],
         },
         "seeds": {"root": request.seed, "set": index},
         "contains_real_images": method.contains_real_images,
         "licence": licence_of(request.data.name),
     }
     return Job("set", {"info": info}, inputs=(images, labels, *teachers), title=f"set {index}", **common)
+
+
+def rows_jobs(
+    method: Method, block: SynthesisJob, context: Context, teachers: tuple[Job, ...], common: Mapping[str, Any]
+) -> Iterator[Job]:
+    """The job of a block; or, where memory did not suffice for it, those of its halves."""
+    slots = block.slots
+    job = Job(
+        "rows",
+        {
+            "method": method.name,
+            "settings": to_mapping(method.config),
+            "set_index": block.set_index,
+            "seed": block.seed,
+            "slots": list(slots),
+            "classes": list(block.classes),
+            "compute": context.compute.identity(),
+        },
+        revision=method.revision,
+        inputs=teachers if method.needs.teachers != "none" else (),
+        groups=len(slots),
+        title=f"{method.name}, set {block.set_index}, slots {slots[0]} to {slots[-1]}",
+        **common,
+    )
+    if len(slots) == 1 or not context.store.is_halved(job.id):
+        yield job
+        return
+    middle = (len(slots) + 1) // 2
+    for half in (slots[:middle], slots[middle:]):
+        yield from rows_jobs(method, replace(block, slots=half), context, teachers, common)
 
 
 def labels_job(
@@ -152,6 +167,27 @@ def licence_of(name: str) -> str:
     return DATASETS[name].licence if name in DATASETS else "unknown"
 
 
-def run_all(jobs: Sequence[Job], context: Context) -> list[Path]:
-    """Make what is missing; the folders of ``jobs``."""
-    return run(jobs, context.store, WORKERS, context, context.report)
+def run_all(
+    plan: Plan,
+    context: Context,
+    *,
+    shared: bool = False,
+    out: Sequence[Path] = (),
+    finished: Finished | None = None,
+) -> list[Path]:
+    """Make what is missing; the folders of the plan's jobs.
+
+    shared: whether slices share the work out. Otherwise all of it is needed by each, and done by the first to come.
+    out: where the user will find the result, for `condense status`.
+    """
+    execution = context.execution
+    return run(
+        plan,
+        context,
+        executor=execution.executor(context.compute),
+        limits=execution.limits if shared else replace(execution.limits, share=None),
+        settings=execution.settings,
+        report=context.report,
+        about={"out": [str(path.absolute()) for path in out]},
+        finished=finished,
+    )

@@ -40,11 +40,14 @@ def distill(
     for folder in folders:
         refuse_other_files(folder)
     makers = teacher_jobs(request, data, context, teachers)
-    jobs = set_jobs(request, data.spec, context, makers, name=name)
-    for job, folder in zip(jobs, folders, strict=True):
+
+    def plan() -> list[Job]:
+        return set_jobs(request, data.spec, context, makers, name=name)
+
+    for job, folder in zip(plan(), folders, strict=True):
         refuse_other_set(folder, job)
     check_made(makers, data.spec, request, context)
-    for made, folder in zip(run_all(jobs, context), folders, strict=True):
+    for made, folder in zip(run_all(plan, context, shared=True, out=folders), folders, strict=True):
         publish(made, folder)
     return folders
 
@@ -81,7 +84,7 @@ def relabel(
     job = Job("set", {"info": info}, inputs=(images, labelled, *makers), title="set", **common)
     refuse_other_files(out)
     refuse_other_set(out, job)
-    publish(run_all([job], context)[0], out)
+    publish(run_all(lambda: [job], context, out=[out])[0], out)
     return out
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from condense.config import from_mapping, to_mapping
 from condense.data import Data
 from condense.dataset import DistilledDataset, load
+from condense.engine.events import costs
 from condense.engine.job import Job
-from condense.engine.run import measured
+from condense.engine.perform import Outcome
 from condense.errors import ConfigError, TeacherError, suggest
 from condense.evaluation.results import Result, append_result, read_results
 from condense.evaluation.student import StudentRecipe, check_same_data
@@ -56,11 +57,11 @@ def train(
         data = request_of(dataset.info, data)
         check_same_data(dataset.spec, context.data(data).spec)
     job = student_job(path, recipe, seed, 0, context, data, weights=True)
-    made = run_all([job], context)[0]
+    made = run_all(lambda: [job], context)[0]
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(made / "model.safetensors", out)
-    return TrainOutcome(out, read_result(job, context).accuracy if data is not None else None)
+    return TrainOutcome(out, read_result(made).accuracy if data is not None else None)
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def random_sets(
         jobs += set_jobs(like, data.spec, context, teachers, name="random", indices=[index])
     return [
         _Given(folder, load(folder), index)
-        for folder, (_, index, _) in zip(run_all(jobs, context), wanted, strict=True)
+        for folder, (_, index, _) in zip(run_all(lambda: jobs, context), wanted, strict=True)
     ]
 
 
@@ -253,27 +254,37 @@ def real_job(
 
 
 def measure_all(jobs: Sequence[tuple[str, Job]], context: Context, path: Path | None) -> list[Result]:
-    """Run students and collect their results, appending to ``path`` those that are not there."""
+    """Run students and collect their results, appending to ``path`` those that are not there, as they come in."""
     known = {result.key for result in read_results(path)} if path is not None and path.exists() else set()
-    collected = []
-    for number, (condition, job) in enumerate(jobs):
-        context.report("students", number, len(jobs), {})
-        run_all([job], context)
-        result = replace(read_result(job, context), condition=condition)
-        collected.append(result)
-        if path is not None and result.key not in known:
-            append_result(path, result)
-            known.add(result.key)
-    context.report("students", len(jobs), len(jobs), {})
-    return collected
+    conditions: dict[str, list[str]] = {}
+    for condition, job in jobs:
+        conditions.setdefault(job.id, []).append(condition)
+    collected: dict[tuple[str, str], Result] = {}
+    earlier: dict[str, dict[str, float]] = {}
+
+    def take(job: Job, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            cost = {"seconds": outcome.seconds, "peak_memory_bytes": outcome.peak_memory}
+        else:
+            if job.id not in earlier:
+                earlier.update(costs(context.store.root / "runs"))
+            cost = earlier.setdefault(job.id, {})
+        for condition in conditions[job.id]:
+            result = replace(read_result(context.store.path(job.id), cost), condition=condition)
+            collected[job.id, condition] = result
+            if path is not None and result.key not in known:
+                append_result(path, result)
+                known.add(result.key)
+
+    run_all(lambda: [job for _, job in jobs], context, shared=True, finished=take)
+    return [collected[job.id, condition] for condition, job in jobs]
 
 
-def read_result(job: Job, context: Context) -> Result:
-    """The result that a student's job wrote, with what this store measured of the job."""
-    line = (context.store.path(job.id) / "result.json").read_text()
-    cost: dict[str, Any] = measured(context.store, job)
+def read_result(folder: Path, cost: Mapping[str, float] | None = None) -> Result:
+    """The result that a student's job wrote, with what the job has cost, as far as that is known."""
+    cost = cost or {}
     return replace(
-        Result.from_json(line),
+        Result.from_json((folder / "result.json").read_text()),
         seconds=cost.get("seconds", 0.0),
         peak_memory=int(cost.get("peak_memory_bytes", 0)),
     )

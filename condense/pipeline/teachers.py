@@ -28,7 +28,8 @@ def train_teacher(request: DataRequest, recipe: TeacherRecipe, context: Context,
     """Train a teacher, or find it trained, and copy its folder to ``out``; returns the folder."""
     if out is not None:
         refuse_other_files(out, "teacher.json")
-    made = run_all([teacher_job(request, context.data(request), recipe, context)], context)[0]
+    job = teacher_job(request, context.data(request), recipe, context)
+    made = run_all(lambda: [job], context, out=[out] if out else [])[0]
     return made if out is None else publish(made, out)
 
 
@@ -75,7 +76,7 @@ def teacher_jobs(request: Request, data: Data, context: Context, folders: Sequen
 
 def check_made(jobs: Sequence[Job], spec: DatasetSpec, request: Request, context: Context) -> None:
     """Train what has to be trained, and refuse what came out too weak before anything is built on it."""
-    for folder in run_all(jobs, context):
+    for folder in run_all(lambda: jobs, context):
         check_fits(folder, spec, request)
 
 

@@ -1,4 +1,4 @@
-"""What is done for each kind of job: one function ``(job, inputs' folders, folder to fill, context)`` each.
+"""What is done for each kind of job: one function ``(task, inputs' folders, desk, context)`` each.
 
 Workers put the parts together; they hold no algorithm. What they write is the same bytes for the same job.
 """
@@ -6,7 +6,7 @@ Workers put the parts together; they hold no algorithm. What they write is the s
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from torch import nn
 from condense.config import from_mapping
 from condense.data import DatasetSpec
 from condense.dataset import load
-from condense.engine.job import Job
-from condense.engine.run import Worker
+from condense.engine.job import Task
+from condense.engine.perform import Desk
 from condense.evaluation.measure import measure_real, measure_set
 from condense.evaluation.results import Result
 from condense.evaluation.student import StudentRecipe, train_on_real, train_student
@@ -37,30 +37,30 @@ from condense.views.config import VIEW_VERSION
 __all__ = ["WORKERS", "read_rows"]
 
 
-def teacher(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+def teacher(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
     """Train a teacher on the data set (the squeeze step)."""
     network, info = train_teacher(
         context.data_of(job),
         from_mapping(TeacherRecipe, job.config["recipe"], "teacher"),
         compute=context.compute,
-        report=context.report,
-        checkpoint=context.store.checkpoint(job),
+        report=desk.report,
+        checkpoint=desk.checkpoint,
     )
-    save_teacher(folder, network, info)
+    save_teacher(desk.folder, network, info)
 
 
-def supplied(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+def supplied(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
     """Copy a folder from outside into the store."""
-    shutil.copytree(job.where["folder"], folder, dirs_exist_ok=True)
+    shutil.copytree(job.where["folder"], desk.folder, dirs_exist_ok=True)
 
 
-def supplied_images(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+def supplied_images(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
     """Copy the image files of a set from outside into the store."""
     for path in image_files(Path(job.where["folder"])):
-        shutil.copyfile(path, folder / path.name)
+        shutil.copyfile(path, desk.folder / path.name)
 
 
-def rows(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+def rows(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
     """Synthesise one block of rows."""
     method_class = METHODS[job.config["method"]]
     method = method_class(from_mapping(method_class.Config, job.config["settings"]))
@@ -77,11 +77,11 @@ def rows(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> No
         teachers=context.teachers(inputs),
         train=data.train,
         compute=context.compute,
-        report=context.report,
-        checkpoint=context.store.checkpoint(job),
+        report=desk.report,
+        checkpoint=desk.checkpoint,
     )
     for name, array in (("pixels", made.pixels), ("labels", made.labels), ("slots", made.slots)):
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        np.save(desk.folder / f"{name}.npy", array, allow_pickle=False)
 
 
 def read_rows(folder: Path) -> Rows:
@@ -89,7 +89,7 @@ def read_rows(folder: Path) -> Rows:
     return Rows(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pixels", "labels", "slots")})
 
 
-def images(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+def images(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
     """Pack blocks of rows into image files, in slot-major order, leaving out slots that are not wanted."""
     blocks = [read_rows(path) for path in inputs]
     labels = np.concatenate([block.labels for block in blocks])
@@ -100,7 +100,7 @@ def images(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> 
     spec = context.data_of(job).spec
     for index, part in enumerate(shard_slices(len(order), pixels[0].nbytes)):
         write_images(
-            folder / image_name(index),
+            desk.folder / image_name(index),
             columns={"images": pixels[order[part]]},
             labels=labels[order[part]],
             slots=slots[order[part]],
@@ -108,7 +108,7 @@ def images(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> 
         )
 
 
-def labels(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+def labels(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
     """Label every view of every epoch: what the teachers say about exactly what the student will see."""
     config = from_mapping(LabelConfig, job.config["labels"], "labels")
     files = image_files(inputs[0])
@@ -121,12 +121,12 @@ def labels(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> 
         spec,
         config,
         compute=context.compute,
-        report=context.report,
-        checkpoint=context.store.checkpoint(job),
+        report=desk.report,
+        checkpoint=desk.checkpoint,
     )
     for index, part in enumerate(shard_slices(len(logits), logits[0].nbytes)):
         write_labels(
-            folder / label_name(index),
+            desk.folder / label_name(index),
             columns={"logits": logits[part]},
             images=files,
             views=config.views.to_dict(),
@@ -145,19 +145,19 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("images-*.h5"))
 
 
-def whole_set(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+def whole_set(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
     """Put images, labels and what is known of them into one folder. Inputs: images, labels, teachers."""
     for path in (*image_files(inputs[0]), *sorted(inputs[1].glob("labels-*.h5"))):
-        shutil.copyfile(path, folder / path.name)
+        shutil.copyfile(path, desk.folder / path.name)
     known = job.config["info"]
     teachers = context.teachers(inputs[2:])
     finish_set(
-        folder,
+        desk.folder,
         SetInfo(
             name=known["name"],
             spec=context.data_of(job).spec.to_dict(),
             method=known["method"],
-            config={**known["config"], "inputs": [below.id for below in job.inputs]},
+            config={**known["config"], "inputs": list(job.inputs)},
             seeds=known["seeds"],
             teachers=[{"network": one.info.network, "sha256": one.sha256} for one in teachers],
             contains_real_images=known["contains_real_images"],
@@ -166,7 +166,7 @@ def whole_set(job: Job, inputs: Sequence[Path], folder: Path, context: Context) 
     )
 
 
-def student(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+def student(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
     """Train a fresh network on a set and measure it on the test images. The set is an input or lies at ``where``."""
     dataset = load(inputs[0] if inputs else job.where["set"])
     recipe = from_mapping(StudentRecipe, job.config["recipe"], "student")
@@ -176,17 +176,17 @@ def student(job: Job, inputs: Sequence[Path], folder: Path, context: Context) ->
         recipe,
         **common,
         compute=context.compute,
-        report=context.report,
-        checkpoint=context.store.checkpoint(job),
+        report=desk.report,
+        checkpoint=desk.checkpoint,
     )
     if "data" in job.where:
         data = context.data_of(job)
-        keep_result(folder, measure_set(network, record, dataset, data, recipe, **common, compute=context.compute))
+        keep_result(desk.folder, measure_set(network, record, dataset, data, recipe, **common, compute=context.compute))
     if job.config["weights"]:
-        save_network(folder / "model.safetensors", network, dataset.spec, recipe.network)
+        save_network(desk.folder / "model.safetensors", network, dataset.spec, recipe.network)
 
 
-def student_on_real(job: Job, inputs: Sequence[Path], folder: Path, context: Context) -> None:
+def student_on_real(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
     """The same number of the same steps on all training images. Inputs: the teachers, for soft targets."""
     like, data = load(job.where["set"]), context.data_of(job)
     recipe = from_mapping(StudentRecipe, job.config["recipe"], "student")
@@ -202,11 +202,11 @@ def student_on_real(job: Job, inputs: Sequence[Path], folder: Path, context: Con
         like,
         recipe,
         teacher_bn=job.config["teacher_bn"],
-        report=context.report,
-        checkpoint=context.store.checkpoint(job),
+        report=desk.report,
+        checkpoint=desk.checkpoint,
         **common,
     )
-    keep_result(folder, measure_real(network, record, like, data, recipe, **common))
+    keep_result(desk.folder, measure_real(network, record, like, data, recipe, **common))
 
 
 def keep_result(folder: Path, result: Result) -> None:
@@ -220,7 +220,9 @@ def save_network(path: Path, network: nn.Module, spec: DatasetSpec, name: str) -
     save_file(weights, path, metadata={"network": name, "spec": canonical_json(spec.to_dict())})
 
 
-WORKERS: dict[str, Worker[Context]] = {
+Worker = Callable[[Task, Sequence[Path], Desk, Context], None]
+
+WORKERS: dict[str, Worker] = {
     "teacher": teacher,
     "supplied-teacher": supplied,
     "supplied-images": supplied_images,

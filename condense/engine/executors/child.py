@@ -1,0 +1,148 @@
+"""A process of the local executor: reads jobs from standard input, does them, answers on standard output.
+
+In:   {"shop", "events", "checkpoint_every_s", "memory"}, then {"task": ...} one at a time, perhaps {"stop": true}
+Out:  {"progress": [stage, done, total, figures]} and, at the end of each job, {"outcome": ...}
+
+Whatever the work itself prints goes to standard error. The end of standard input means that the process that wanted
+the work is gone, or wants no more: the job under way leaves a checkpoint at its next step, and the process ends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from condense.engine.events import EventLog
+from condense.engine.executors.local import OVER_BUDGET
+from condense.engine.executors.wire import outcome_to
+from condense.engine.job import Task
+from condense.engine.perform import Desk, Settings, Workshop, perform
+from condense.engine.store import Store
+
+__all__ = ["main", "open_shop"]
+
+REPORT_EVERY_S = 0.2
+LOOK_EVERY_S = 0.02
+ORPHAN_PATIENCE_S = 20.0
+
+
+def open_shop(recipe: Mapping[str, Any]) -> Workshop:
+    """The workshop of a recipe; see :class:`condense.engine.perform.Workshop`."""
+    module, _, name = recipe["entry"].partition(":")
+    shop: Workshop = getattr(importlib.import_module(module), name)(recipe["values"])
+    return shop
+
+
+class Opened:
+    """The workshop of a recipe, opened with the first job, so that a fault in opening it is that job's outcome."""
+
+    def __init__(self, recipe: Mapping[str, Any]) -> None:
+        self.values = recipe
+
+    @cached_property
+    def shop(self) -> Workshop:
+        return open_shop(self.values)
+
+    @property
+    def store(self) -> Store:
+        return self.shop.store
+
+    def work(self, task: Task, inputs: Sequence[Path], desk: Desk) -> None:
+        self.shop.work(task, inputs, desk)
+
+    def recipe(self) -> dict[str, Any]:
+        return dict(self.values)
+
+
+class Out:
+    """The way back; lines of several threads do not mix. A parent that is gone is no fault."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.lock = threading.Lock()
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        with self.lock:
+            try:
+                self.stream.write(json.dumps(message).encode() + b"\n")
+                self.stream.flush()
+            except BrokenPipeError:
+                os._exit(1)
+
+
+class Progress:
+    """Sends a report at most every `REPORT_EVERY_S`, and the last of each stage."""
+
+    def __init__(self, out: Out) -> None:
+        self.out, self.last = out, 0.0
+
+    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] = {}, /) -> None:
+        now = time.monotonic()
+        if now - self.last >= REPORT_EVERY_S or done >= total:
+            self.last = now
+            self.out.say({"progress": [stage, done, total, dict(figures)]})
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def watch_memory(budget: int) -> None:
+    """End the process as soon as it holds more than ``budget`` bytes."""
+    while resident() <= budget:
+        time.sleep(LOOK_EVERY_S)
+    os._exit(OVER_BUDGET)
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    out = Out(os.fdopen(os.dup(1), "wb", buffering=0))
+    os.dup2(2, 1)
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()  # its put is safe in a signal handler
+    hello = json.loads(sys.stdin.buffer.readline())
+
+    def listen() -> None:
+        for line in sys.stdin.buffer:
+            message = json.loads(line)
+            if "task" in message:
+                tasks.put(Task.from_dict(message["task"]))
+        stop.set()
+        tasks.put(None)
+        time.sleep(ORPHAN_PATIENCE_S)
+        os._exit(1)
+
+    def end(*_: object) -> None:
+        stop.set()
+        tasks.put(None)
+
+    signal.signal(signal.SIGTERM, end)
+    threading.Thread(target=listen, daemon=True, name="listen").start()
+    shop = Opened(hello["shop"])
+    if hello["memory"] is not None:
+        threading.Thread(target=watch_memory, args=(hello["memory"],), daemon=True, name="memory").start()
+    settings = Settings(checkpoint_every_s=hello["checkpoint_every_s"], memory=hello["memory"])
+    log = EventLog(Path(hello["events"]))
+    while not stop.is_set() and (task := tasks.get()) is not None:
+        outcome = perform(task, shop, report=Progress(out), log=log, settings=settings, stopping=stop.is_set)
+        out.say({"outcome": outcome_to(outcome)})
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
