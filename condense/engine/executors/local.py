@@ -111,7 +111,8 @@ class Local:
     def _heard(self, child: Child, message: Mapping[str, Any]) -> list[Outcome]:
         task = child.task
         if "exit" in message:
-            self._children.pop(child.number, None)
+            if self._children.get(child.number) is child:
+                del self._children[child.number]
             return [] if task is None else [self._gone(task, message["exit"])]
         if task is None:
             return []
