@@ -16,12 +16,15 @@ from condense import pipeline
 from condense.config import from_mapping, merge
 from condense.console import drawn
 from condense.data import Data
-from condense.device import resolve
+from condense.device import Compute, gpus_of, resolve
 from condense.engine.store import Store, default_store
 from condense.evaluation.results import Result
 from condense.evaluation.student import StudentRecipe
 from condense.labels.relabel import LabelConfig
 from condense.pipeline import Context, DataRequest, TrainOutcome
+from condense.pipeline.execution import Execution
+from condense.quantities import bytes_of, seconds_of, share_from
+from condense.report.board import figures_to
 from condense.teachers.recipe import TeacherRecipe
 
 __all__ = ["Machine", "distill", "evaluate", "relabel", "train", "train_teacher"]
@@ -29,23 +32,54 @@ __all__ = ["Machine", "distill", "evaluate", "relabel", "train", "train_teacher"
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Device (auto, cpu, cuda, cuda:N), precision (auto, float32, bf16), threads (None: one per core), store."""
+    """Where to compute, where to keep finished work, and who does the jobs. Only the first three change results.
+
+    device: auto, cpu, cuda or cuda:N. precision: auto, float32 or bf16. threads: of a job; None for one per core.
+    store: a folder; by default ``CONDENSE_STORE``, else in the user's cache.
+    workers: processes that do jobs side by side; None for this one, or one per GPU where there are several.
+    memory: most memory of a worker (``"8GB"``). time_limit: when to stop (``"3h"``). checkpoint_every: a time.
+    slice: the share of this process (``"0/8"``). ray_address: of a Ray cluster, or ``"local"``.
+    tensorboard: a folder for the figures of the jobs.
+    """
 
     device: str = "auto"
     precision: str = "auto"
     threads: int | None = None
     store: Path | str | None = None
+    workers: int | None = None
+    memory: str | int | None = None
+    time_limit: str | float | None = None
+    checkpoint_every: str | float = 20.0
+    slice: str | None = None
+    ray_address: str | None = None
+    tensorboard: Path | str | None = None
 
     @contextmanager
     def context(self, quiet: bool, data: Source | None = None) -> Iterator[Context]:
         """What the pipeline works with; ``data`` that is open already is not opened again."""
         store = Store(Path(self.store) if self.store else default_store())
         compute = resolve(self.device, self.precision, self.threads)
-        with drawn(quiet=quiet) as report:
-            context = Context(store=store, compute=compute, report=report)
+        execution = self._execution(compute)
+        with figures_to(self.tensorboard) as watch, drawn(quiet=quiet) as report:
+            context = Context(store=store, compute=compute, report=report, watch=watch, execution=execution)
             if isinstance(data, Data):
                 context.opened[DataRequest(name=data.spec.name)] = data
-            yield context
+            try:
+                yield context
+            finally:
+                context.close()
+
+    def _execution(self, compute: Compute) -> Execution:
+        gpus = gpus_of(self.device, compute)
+        return Execution(
+            workers=self.workers if self.workers is not None or len(gpus) < 2 else len(gpus),
+            gpus=gpus,
+            share=share_from(self.slice) if self.slice else None,
+            memory=bytes_of(str(self.memory)) if self.memory is not None else None,
+            time_limit=seconds_of(str(self.time_limit)) if self.time_limit is not None else None,
+            checkpoint_every=seconds_of(str(self.checkpoint_every)),
+            ray_address=self.ray_address,
+        )
 
 
 Source = str | Mapping[str, Any] | Data

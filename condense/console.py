@@ -1,6 +1,7 @@
 """What :mod:`condense.progress` reports, drawn on standard error: bars on a terminal, now and then a line elsewhere.
 
 Stages nest: one that reports while another is unfinished lies inside it, and is over when the outer one reports again.
+Things done side by side have a lane each; stages nest within a lane.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from condense.progress import Report, silent
+from condense.quantities import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -42,23 +44,40 @@ class Stage:
 
 
 class Stages:
-    """The stages that are under way, outermost first."""
+    """The stages of each lane that are under way, outermost first."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.open: list[Stage] = []
+        self.lanes: dict[str, list[Stage]] = {}
 
-    def at(self, name: str, done: int) -> Stage:
-        """The stage ``name``, the innermost from now on; what lay inside it is closed."""
-        for depth, stage in enumerate(self.open):
+    @property
+    def open(self) -> list[Stage]:
+        return [stage for stages in self.lanes.values() for stage in stages]
+
+    def at(self, name: str, done: int, lane: str = "") -> Stage:
+        """The stage ``name``, the innermost of its lane from now on; what lay inside it is closed."""
+        stages = self.lanes.setdefault(lane, [])
+        for depth, stage in enumerate(stages):
             if stage.name == name:
-                del self.open[depth + 1 :]
+                del stages[depth + 1 :]
                 return stage
-        self.open.append(Stage(name, done, self.clock()))
-        return self.open[-1]
+        stages.append(Stage(name, done, self.clock()))
+        return stages[-1]
 
-    def close(self, stage: Stage) -> None:
-        self.open.remove(stage)
+    def close(self, stage: Stage, lane: str = "") -> None:
+        self.lanes[lane].remove(stage)
+        if not self.lanes[lane]:
+            del self.lanes[lane]
+
+
+class Lane:
+    """A report of its own within another: what it says is headed by its name."""
+
+    def __init__(self, outer: LineReport | BarReport, name: str) -> None:
+        self.outer, self.name = outer, name
+
+    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] = {}, /) -> None:
+        self.outer.draw(f"{self.name}: {stage}", done, total, figures, self.name)
 
 
 class LineReport:
@@ -71,15 +90,21 @@ class LineReport:
         self.due = clock() + min(FIRST_LINE_AFTER_S, every_s)
 
     def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] = {}, /) -> None:
+        self.draw(stage, done, total, figures)
+
+    def lane(self, name: str) -> Report:
+        return Lane(self, name)
+
+    def draw(self, stage: str, done: int, total: int, figures: Mapping[str, float], lane: str = "") -> None:
         now = self.stages.clock()
-        current = self.stages.at(stage, done)
+        current = self.stages.at(stage, done, lane)
         if now >= self.due:
             self.due = now + self.every_s
             left = current.seconds_left(done, total, now)
             self.stream.write(", ".join([f"{stage} {done}/{total}", *shown(figures), *remaining(left)]) + "\n")
             self.stream.flush()
         if done >= total:
-            self.stages.close(current)
+            self.stages.close(current, lane)
 
 
 class BarReport:
@@ -91,12 +116,18 @@ class BarReport:
         self.bars: dict[str, TaskID] = {}
 
     def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] = {}, /) -> None:
-        current = self.stages.at(stage, done)
+        self.draw(stage, done, total, figures)
+
+    def lane(self, name: str) -> Report:
+        return Lane(self, name)
+
+    def draw(self, stage: str, done: int, total: int, figures: Mapping[str, float], lane: str = "") -> None:
+        current = self.stages.at(stage, done, lane)
         if stage not in self.bars:
             self.bars[stage] = self.progress.add_task(stage, visible=False, figures="")
         self.progress.update(self.bars[stage], completed=done, total=total, figures=" ".join(shown(figures)))
         if done >= total:
-            self.stages.close(current)
+            self.stages.close(current, lane)
             taken = self.stages.clock() - current.started
             if taken >= FIRST_LINE_AFTER_S:
                 self._leave_line(", ".join([f"{stage} {done}/{total}", *shown(figures), duration(taken)]))
@@ -122,15 +153,6 @@ def shown(figures: Mapping[str, float]) -> list[str]:
 
 def remaining(seconds: float | None) -> list[str]:
     return [] if not seconds else [f"{duration(seconds)} left"]
-
-
-def duration(seconds: float) -> str:
-    """``12 s``, ``3 min``, ``2.5 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

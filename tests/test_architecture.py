@@ -13,7 +13,7 @@ PACKAGE = Path(condense.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"seeding", "progress", "files", "device", "callables"},
+    {"seeding", "progress", "quantities", "files", "device", "callables"},
     {"checkpoint", "config", "console"},
     {"data", "networks"},
     {"training"},

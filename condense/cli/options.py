@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DataName", "Images", "Machine", "Quick", "Recipe", "Seed", "Teachers", "command", "given", "required"]
 
-MACHINE, IMAGES, RECIPE = "Machine", "Images", "Recipe"
+MACHINE, IMAGES, RECIPE, JOBS = "Machine", "Images", "Recipe", "Jobs"
 
 DataName = Annotated[
     str | None,
@@ -120,6 +120,38 @@ class Machine:
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress, results only.", rich_help_panel=MACHINE)
     ] = False
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Processes that do jobs side by side; by default this one.", rich_help_panel=JOBS
+        ),
+    ] = None
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Most memory of a worker, for example 8GB.", rich_help_panel=JOBS),
+    ] = None
+    time_limit: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Stop after, for example, 3h; then exit status 75.", rich_help_panel=JOBS),
+    ] = None
+    checkpoint_every: Annotated[
+        str, typer.Option(metavar="TIME", help="Between two checkpoints of a job.", rich_help_panel=JOBS)
+    ] = "20s"
+    slice_: Annotated[
+        str | None,
+        typer.Option(
+            "--slice", metavar="I/N", help="Do share I (from 0) of N only; for job arrays.", rich_help_panel=JOBS
+        ),
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Do jobs on a Ray cluster: auto, HOST:PORT, or local.", rich_help_panel=JOBS
+        ),
+    ] = None
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write the figures there.", rich_help_panel=JOBS)
+    ] = None
 
     @contextmanager
     def context(self) -> Iterator[Context]:
@@ -127,7 +159,19 @@ class Machine:
         from condense.api import Machine as Resolved
         from condense.device import keep_buffers
 
-        machine = Resolved(device=self.device, precision=self.precision, threads=self.threads, store=self.store)
+        machine = Resolved(
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            store=self.store,
+            workers=self.workers,
+            memory=self.memory,
+            time_limit=self.time_limit,
+            checkpoint_every=self.checkpoint_every,
+            slice=self.slice_,
+            ray_address=self.ray_address,
+            tensorboard=self.tensorboard,
+        )
         keep_buffers()
         with machine.context(self.quiet) as context:
             yield context

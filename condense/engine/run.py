@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from condense.engine.executors import Executor, Here
+from condense.engine.executors import Executor, Here, Progress, ignore
 from condense.engine.job import Job, Task
 from condense.engine.perform import Outcome, Settings, Workshop
 from condense.engine.plan import Schedule, missing, share_of, widest
@@ -35,6 +35,7 @@ MOST_LOSSES = 3
 LOOK_ELSEWHERE_S = 0.3
 WAIT_S = 5.0
 STOP_PATIENCE_S = 20.0
+HURRY_S = 0.8
 TRY_AGAIN = 75
 """Exit status that says: run the same command again (EX_TEMPFAIL)."""
 
@@ -55,12 +56,14 @@ def run(
     limits: Limits = Limits(),
     settings: Settings = Settings(),
     report: Report = silent,
+    watch: Progress = ignore,
     about: Mapping[str, Any] | None = None,
     finished: Finished | None = None,
 ) -> list[Path]:
     """Make every missing artefact of ``plan()`` and return the paths of its jobs' artefacts, in their order.
 
-    executor: where jobs are done; by default in this process. It is left open.
+    executor: where jobs are done; by default in this process. It can be used again, unless an exception ended the run.
+    watch: told of the progress of every job, by job, besides ``report``, which draws it.
     about: what `condense status` may say of the run.
     finished: told of each wanted job as soon as its artefact is there, once.
 
@@ -72,7 +75,8 @@ def run(
 
     def complete(wanted: Plan) -> list[Path]:
         carrier = executor or Here(limits.deadline)
-        return _Driver(wanted, shop, carrier, limits.deadline, settings, report, dict(about or {}), tell).complete()
+        driver = _Driver(wanted, shop, carrier, limits.deadline, settings, report, watch, dict(about or {}), tell)
+        return driver.complete()
 
     if limits.share is None:
         return complete(plan)
@@ -110,6 +114,7 @@ class _Driver:
     deadline: float | None
     settings: Settings
     report: Report
+    watch: Progress
     about: dict[str, Any]
     tell: _Once
 
@@ -127,9 +132,12 @@ class _Driver:
         if self.schedule.jobs:
             with disk_errors(store.root), Run(store.root, list(self.schedule.jobs.values()), self.about) as record:
                 self.claims = record.claims
-                with self.executor as executor:
-                    executor.start(self.shop, record.folder, self.settings, self._progress)
+                self.executor.start(self.shop, record.folder, self.settings, self._progress)
+                try:
                     self._loop()
+                except BaseException:
+                    self.executor.stop(HURRY_S)
+                    raise
         if self.failures:
             raise self._fault()
         for job in self.jobs:
@@ -270,3 +278,4 @@ class _Driver:
         """Drawn in the job's own lane if there can be several at a time."""
         report = self.report if self.executor.slots == 1 else lane(self.report, task.title)
         report(stage, done, total, figures)
+        self.watch(task, stage, done, total, figures)

@@ -6,12 +6,14 @@ import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from condense.data import Data, DatasetSpec, open_data
 from condense.data.handover import reopen, shelve
 from condense.device import Compute
+from condense.engine.executors import Executor, Progress, ignore
 from condense.engine.job import Task
 from condense.engine.perform import Desk
 from condense.engine.store import Store
@@ -37,14 +39,30 @@ class DataRequest:
 
 @dataclass
 class Context:
-    """``opened`` is filled as data sets are asked for. ``execution`` says who does the jobs."""
+    """``opened`` is filled as data sets are asked for. ``execution`` says who does the jobs.
+
+    ``report`` draws how far everything is; ``watch`` is told the same of each job by itself.
+    """
 
     store: Store
     compute: Compute
     report: Report = silent
+    watch: Progress = ignore
     cache: Path | None = None
     execution: Execution = field(default_factory=Execution)
     opened: dict[DataRequest, Data] = field(default_factory=dict)
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Who does this context's jobs, one plan after the other; see `close`."""
+        return self.execution.executor(self.compute)
+
+    def close(self) -> None:
+        """Let go of worker processes and temporary files, if there are any."""
+        if "executor" in vars(self):
+            self.executor.stop(1.0)
+        if "_shelves" in vars(self):
+            self._shelves.cleanup()
 
     def data(self, request: DataRequest) -> Data:
         """The data set, opened once."""
@@ -95,9 +113,11 @@ class Context:
 
     def _shelf(self, data: Data, number: int) -> Path:
         """Where other processes find the images; a temporary folder that lives as long as this context, if need be."""
-        if not hasattr(self, "_shelves"):
-            self._shelves = tempfile.TemporaryDirectory(prefix="condense-")
         return shelve(data, Path(self._shelves.name) / str(number))
+
+    @cached_property
+    def _shelves(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="condense-")
 
 
 def at_work(values: Mapping[str, Any]) -> Context:

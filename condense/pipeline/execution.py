@@ -32,6 +32,7 @@ class Execution:
     memory: int | None = None
     time_limit: float | None = None
     checkpoint_every: float = 20.0
+    ray_address: str | None = None
     began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:

@@ -184,10 +184,11 @@ def run_all(
     return run(
         plan,
         context,
-        executor=execution.executor(context.compute),
+        executor=context.executor,
         limits=execution.limits if shared else replace(execution.limits, share=None),
         settings=execution.settings,
         report=context.report,
+        watch=context.watch,
         about={"out": [str(path.absolute()) for path in out]},
         finished=finished,
     )

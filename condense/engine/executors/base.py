@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
 from condense.engine.job import Task
@@ -24,13 +23,13 @@ def ignore(task: Task, stage: str, done: int, total: int, figures: Mapping[str, 
 
 
 class Executor(Protocol):
-    """Carries at most ``slots`` jobs at a time. Used inside ``with``; leaving stops what still runs."""
+    """Carries at most ``slots`` jobs at a time, for one run after the other. `stop` before it is dropped."""
 
     @property
     def slots(self) -> int: ...
 
     def start(self, shop: Workshop, events: Path, settings: Settings, progress: Progress) -> None:
-        """Get ready. ``events`` is the folder for this run's event logs."""
+        """Get ready for a run. ``events`` is the folder for its event logs."""
 
     def submit(self, task: Task) -> None:
         """Take a job; it ends in one outcome of `wait`."""
@@ -40,9 +39,3 @@ class Executor(Protocol):
 
     def stop(self, patience: float) -> None:
         """Ask running jobs to leave a checkpoint and end; whatever has not after ``patience`` seconds is ended."""
-
-    def __enter__(self) -> Executor: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...

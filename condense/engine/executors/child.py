@@ -1,6 +1,6 @@
 """A process of the local executor: reads jobs from standard input, does them, answers on standard output.
 
-In:   {"shop", "events", "checkpoint_every_s", "memory"}, then {"task": ...} one at a time, perhaps {"stop": true}
+In:   {"shop", "checkpoint_every_s", "memory"}, then {"task", "events"} one at a time, perhaps {"stop": true}
 Out:  {"progress": [stage, done, total, figures]} and, at the end of each job, {"outcome": ...}
 
 Whatever the work itself prints goes to standard error. The end of standard input means that the process that wanted
@@ -114,14 +114,14 @@ def main() -> None:
     os.dup2(2, 1)
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()  # its put is safe in a signal handler
+    tasks: queue.SimpleQueue[tuple[Task, EventLog] | None] = queue.SimpleQueue()  # its put is safe in a signal handler
     hello = json.loads(sys.stdin.buffer.readline())
 
     def listen() -> None:
         for line in sys.stdin.buffer:
             message = json.loads(line)
             if "task" in message:
-                tasks.put(Task.from_dict(message["task"]))
+                tasks.put((Task.from_dict(message["task"]), EventLog(Path(message["events"]))))
         stop.set()
         tasks.put(None)
         time.sleep(ORPHAN_PATIENCE_S)
@@ -137,8 +137,8 @@ def main() -> None:
     if hello["memory"] is not None:
         threading.Thread(target=watch_memory, args=(hello["memory"],), daemon=True, name="memory").start()
     settings = Settings(checkpoint_every_s=hello["checkpoint_every_s"], memory=hello["memory"])
-    log = EventLog(Path(hello["events"]))
-    while not stop.is_set() and (task := tasks.get()) is not None:
+    while not stop.is_set() and (given := tasks.get()) is not None:
+        task, log = given
         outcome = perform(task, shop, report=Progress(out), log=log, settings=settings, stopping=stop.is_set)
         out.say({"outcome": outcome_to(outcome)})
     os._exit(0)

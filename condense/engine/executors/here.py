@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from condense.engine.events import EventLog
 from condense.engine.executors.base import Progress
@@ -47,11 +46,3 @@ class Here:
 
     def _is_over(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
-
-    def __enter__(self) -> Here:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop(0)

@@ -17,7 +17,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from condense.engine.events import EventLog
@@ -85,10 +84,10 @@ class Local:
         self._children: dict[int, Child] = {}
 
     def start(self, shop: Workshop, events: Path, settings: Settings, progress: Progress) -> None:
+        self.events = str(events)
         self.log, self.progress, self._kills = EventLog(events), progress, memory_kills()
         self._hello = {
             "shop": shop.recipe(),
-            "events": str(events),
             "checkpoint_every_s": settings.checkpoint_every_s,
             "memory": settings.memory,
         }
@@ -96,7 +95,7 @@ class Local:
     def submit(self, task: Task) -> None:
         child = next((one for one in self._children.values() if one.task is None), None) or self._begin()
         child.task = task
-        child.say({"task": task.to_dict()})
+        child.say({"task": task.to_dict(), "events": self.events})
 
     def wait(self, timeout: float) -> Sequence[Outcome]:
         end, found = time.monotonic() + timeout, list[Outcome]()
@@ -159,11 +158,3 @@ class Local:
                 child.process.kill()
                 child.process.wait()
         self._children.clear()
-
-    def __enter__(self) -> Local:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop(0.8)
