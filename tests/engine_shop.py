@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from condense import errors
 from condense.engine.job import Job, Task
@@ -61,14 +60,18 @@ class Shop:
 
     def _take_time(self, config: Mapping[str, Any], desk: Desk) -> None:
         steps = config.get("steps", 1)
+        if steps == 1:
+            time.sleep(config.get("seconds", 0))
+            return
+        import torch
+
         saved = desk.checkpoint.load()
         first = 0 if saved is None else int(saved["step"])
         for step in range(first, steps):
             time.sleep(config.get("seconds", 0) / steps)
-            if steps > 1:
-                desk.report("steps", step + 1, steps, {"loss": 1.0})
-                if desk.checkpoint.due():
-                    desk.checkpoint.save({"step": torch.tensor(step + 1)})
+            desk.report("steps", step + 1, steps, {"loss": 1.0})
+            if desk.checkpoint.due():
+                desk.checkpoint.save({"step": torch.tensor(step + 1)})
 
     def _is_first(self, config: Mapping[str, Any]) -> bool:
         if "once" not in config:
@@ -80,7 +83,7 @@ class Shop:
 
     def _misbehave(self, config: Mapping[str, Any]) -> None:
         if "hog" in config:
-            held = torch.ones(config["hog"], dtype=torch.uint8)
+            held = b"1" * config["hog"]
             time.sleep(5)
             del held
         if "kill" in config:
@@ -89,7 +92,7 @@ class Shop:
         if "exit" in config:
             os._exit(config["exit"])
         if "raises" in config:
-            kind = getattr(errors, config["raises"], None) or __builtins__[config["raises"]]
+            kind = getattr(errors, config["raises"], None) or getattr(builtins, config["raises"])
             raise kind(f"the message of {config['value']}")
 
 

@@ -1,10 +1,11 @@
 """A process of the local executor: reads jobs from standard input, does them, answers on standard output.
 
-In:   {"shop", "checkpoint_every_s", "memory"}, then {"task", "events"} one at a time, perhaps {"stop": true}
+In:   {"shop", "checkpoint_every_s", "memory"}, then {"task", "events"} one at a time, {"stop": true} at the end
 Out:  {"progress": [stage, done, total, figures]} and, at the end of each job, {"outcome": ...}
 
-Whatever the work itself prints goes to standard error. The end of standard input means that the process that wanted
-the work is gone, or wants no more: the job under way leaves a checkpoint at its next step, and the process ends.
+Whatever the work itself prints goes to standard error. At a stop, or SIGTERM, the job under way leaves a checkpoint at
+its next step, and the process ends. If the input ends without one, the process that wanted the work is gone: this one
+ends at once, so that it is not still at work when the next run begins.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ __all__ = ["main", "open_shop"]
 
 REPORT_EVERY_S = 0.2
 LOOK_EVERY_S = 0.02
-ORPHAN_PATIENCE_S = 20.0
 
 
 def open_shop(recipe: Mapping[str, Any]) -> Workshop:
@@ -117,19 +117,19 @@ def main() -> None:
     tasks: queue.SimpleQueue[tuple[Task, EventLog] | None] = queue.SimpleQueue()  # its put is safe in a signal handler
     hello = json.loads(sys.stdin.buffer.readline())
 
+    def end(*_: object) -> None:
+        stop.set()
+        tasks.put(None)
+
     def listen() -> None:
         for line in sys.stdin.buffer:
             message = json.loads(line)
             if "task" in message:
                 tasks.put((Task.from_dict(message["task"]), EventLog(Path(message["events"]))))
-        stop.set()
-        tasks.put(None)
-        time.sleep(ORPHAN_PATIENCE_S)
+            else:
+                end()
+                return
         os._exit(1)
-
-    def end(*_: object) -> None:
-        stop.set()
-        tasks.put(None)
 
     signal.signal(signal.SIGTERM, end)
     threading.Thread(target=listen, daemon=True, name="listen").start()

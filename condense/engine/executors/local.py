@@ -53,7 +53,8 @@ class Child:
             env={**os.environ, **environment},
         )
         self.say(hello)
-        threading.Thread(target=self._listen, args=(inbox,), daemon=True, name=f"child {number}").start()
+        self.listener = threading.Thread(target=self._listen, args=(inbox,), daemon=True, name=f"child {number}")
+        self.listener.start()
 
     def say(self, message: Mapping[str, Any]) -> None:
         """Send one line; a child that is gone is noticed by its listener."""
@@ -65,10 +66,19 @@ class Child:
     def _listen(self, inbox: Inbox) -> None:
         stream: IO[bytes] | None = self.process.stdout
         assert stream is not None
-        for line in stream:
-            with suppress(ValueError):
-                inbox.put((self, json.loads(line)))
-        inbox.put((self, {"exit": self.process.wait()}))
+        with stream:
+            for line in stream:
+                with suppress(ValueError):
+                    inbox.put((self, json.loads(line)))
+        code = self.process.wait()
+        self.hang_up()
+        inbox.put((self, {"exit": code}))
+
+    def hang_up(self) -> None:
+        """Close the way to the child, which tells it that no more will come."""
+        assert self.process.stdin is not None
+        with suppress(OSError):
+            self.process.stdin.close()
 
 
 Inbox = queue.Queue[tuple[Child, dict[str, Any]]]
@@ -147,14 +157,12 @@ class Local:
         children = list(self._children.values())
         for child in children:
             child.say({"stop": True})
-            assert child.process.stdin is not None
-            with suppress(OSError):
-                child.process.stdin.close()
+            child.hang_up()
         end = time.monotonic() + patience
         for child in children:
             try:
                 child.process.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 child.process.kill()
-                child.process.wait()
+            child.listener.join()
         self._children.clear()
