@@ -141,7 +141,7 @@ def test_two_writers_of_one_artefact(store: Store) -> None:
     a = diamond()[0]
 
     def somebody_else() -> None:
-        Store(store.root).make(a, lambda folder: (folder / "value").write_text("1") and None)
+        Store(store.root).make(a, lambda folder: (folder / "value").write_text("1"))
 
     (path,) = run(lambda: [a], Patched(store, "a", somebody_else))
     assert (path / "value").read_text() == "1"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,18 @@ import typer
 if TYPE_CHECKING:
     from condense.pipeline import Context, DataRequest
 
-__all__ = ["DataName", "Images", "Machine", "Quick", "Recipe", "Seed", "Teachers", "command", "given", "required"]
+__all__ = [
+    "DataName",
+    "Images",
+    "Machine",
+    "Quick",
+    "Recipe",
+    "Seed",
+    "Teachers",
+    "command",
+    "given",
+    "required",
+]
 
 MACHINE, IMAGES, RECIPE, JOBS = "Machine", "Images", "Recipe", "Jobs"
 
@@ -69,6 +80,16 @@ class Images:
     def requested(self, name: str | None) -> DataRequest | None:
         """The same where ``--data`` may be left out."""
         return None if name is None else self.request(name)
+
+    def over(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """These options laid over the ``data`` of a recipe, which is a name or a section."""
+        from condense.config import merge
+
+        wanted, data = self.values(), values.get("data")
+        if not wanted or data is None:
+            return dict(values)
+        section = data if isinstance(data, Mapping) else {"name": data}
+        return {**values, "data": merge(section, wanted)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -53,7 +53,7 @@ def distill(
     from condense import pipeline
 
     values = recipe.values(data=data, method=method, ipc=ipc, sets=sets, seed=seed)
-    values = with_images(values, images)
+    values = images.over(values)
     with machine.context() as context:
         request = pipeline.resolve(values, quick=quick)
         made = pipeline.distill(request, context, out=out, teachers=teacher or [])
@@ -135,17 +135,6 @@ def draw_set(path: Path, out: Path, *, per_class: int = 10, scale: int | None = 
     pixels = np.concatenate([file.decode() for file in files.images])
     labels = np.concatenate([file.labels for file in files.images])
     draw_grid(pixels, labels, files.info.classes, out, per_class=per_class, scale=scale)
-
-
-def with_images(values: Mapping[str, Any], images: Images) -> dict[str, Any]:
-    """The image options laid over the recipe's ``data``, which is a name or a section."""
-    from condense.config import merge
-
-    wanted, data = images.values(), values.get("data")
-    if not wanted or data is None:
-        return dict(values)
-    section = data if isinstance(data, Mapping) else {"name": data}
-    return {**values, "data": merge(section, wanted)}
 
 
 def describe(folder: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,8 +18,6 @@ from condense.engine.store import Store
 from condense.progress import Report
 
 __all__ = ["Desk", "Outcome", "Settings", "Workshop", "out_of_memory", "peak_memory", "perform"]
-
-PROGRESS_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,19 @@ class Workshop(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How jobs are done, besides what they are: nothing here changes a byte of a result."""
+    """How jobs are done, besides what they are: nothing here changes a byte of a result.
+
+    checkpoint_every_s: seconds between two checkpoints of a job.
+    log_every_s: seconds between two of its ``progress`` events.
+    memory: bytes that a process of an executor may hold; None for no limit.
+    """
 
     checkpoint_every_s: float = 20.0
+    log_every_s: float = 2.0
     memory: int | None = None
-    """Bytes that a process of an executor may hold; None for no limit."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def perform(
 ) -> Outcome:
     """Do the job and publish its artefact. What the worker raises becomes the outcome; only an end of the process
     (KeyboardInterrupt and the like) passes through."""
-    started, told = time.perf_counter(), _throttled(report, log, task)
+    started, told = time.perf_counter(), _throttled(report, log, task, settings.log_every_s)
     log.write("started", task)
     try:
         store = shop.store
@@ -110,16 +116,17 @@ def log_outcome(log: EventLog, outcome: Outcome) -> None:
     log.write(outcome.status, outcome.task, **facts)
 
 
-def _throttled(report: Report, log: EventLog, task: Task) -> Report:
-    """Hands on every report, and logs one every `PROGRESS_EVERY_S` and the last of each stage."""
+def _throttled(report: Report, log: EventLog, task: Task, every_s: float) -> Report:
+    """Hands on every report, and logs one every so often and the last of each stage, with the memory held so far."""
     last = [0.0]
 
     def told(stage: str, done: int, total: int, figures: Mapping[str, float] = {}, /) -> None:
         report(stage, done, total, figures)
         now = time.monotonic()
-        if now - last[0] >= PROGRESS_EVERY_S or done >= total:
+        if now - last[0] >= every_s or done >= total:
             last[0] = now
-            log.write("progress", task, stage=stage, done=done, total=total, figures=dict(figures))
+            facts = {"stage": stage, "done": done, "total": total, "figures": dict(figures)}
+            log.write("progress", task, **facts, peak_memory_bytes=peak_memory())
 
     return told
 

@@ -1,6 +1,6 @@
 """Who is at work on a store: runs, whether they are alive, and which jobs they have claimed.
 
-    store/runs/NAME/run.json      the process, and the jobs it needs
+    store/runs/NAME/run.json      the process, the jobs it does (id, kind, title), the finished jobs that it needs
     store/runs/NAME/beat          a counter that grows while the process lives
     store/runs/NAME/*.jsonl       events
     store/claims/JOB              the name of the run that is doing the job
@@ -82,6 +82,7 @@ class Run:
             "process": process_identity(os.getpid()),
             "time": time.time(),
             "jobs": [[job.id, job.kind, str(job)] for job in jobs],
+            "needs": sorted({below.id for job in jobs for below in job.inputs} - {job.id for job in jobs}),
         }
         self._ended = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True, name="beat")

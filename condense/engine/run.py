@@ -130,7 +130,8 @@ class _Driver:
         store = self.shop.store
         self._load()
         if self.schedule.jobs:
-            with disk_errors(store.root), Run(store.root, list(self.schedule.jobs.values()), self.about) as record:
+            todo = list(self.schedule.jobs.values())
+            with disk_errors(store.root), Run(store.root, todo, self.about) as record:
                 self.claims = record.claims
                 self.executor.start(self.shop, record.folder, self.settings, self._progress)
                 try:

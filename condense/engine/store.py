@@ -28,6 +28,8 @@ from condense.files import canonical_json, disk_errors, publish_folder, sha256_f
 __all__ = ["Store", "default_store"]
 
 MANIFEST = "manifest.json"
+SHORT = 12
+"""Characters of an id that people are shown, and that folders being written begin with."""
 
 
 def default_store() -> Path:
@@ -86,18 +88,18 @@ class Store:
     def discard(self, job_id: str) -> None:
         """Remove an artefact; its name is free at once, even if deleting is interrupted."""
         self._checked.discard(job_id)
-        grave = self._temporary(f"discarded-{job_id[:12]}")
+        grave = self._temporary(f"{job_id[:SHORT]}-discarded")
         with suppress(FileNotFoundError):
             os.rename(self.path(job_id), grave)
             shutil.rmtree(grave, ignore_errors=True)
 
-    def make(self, job: Job | Task, write: Callable[[Path], None]) -> Path:
+    def make(self, job: Job | Task, write: Callable[[Path], object]) -> Path:
         """Let ``write(folder)`` fill a temporary folder, then publish it as the job's artefact.
 
         Raises :class:`OutputError` when the disk is full or read-only; nothing is left half-written then.
         """
         with disk_errors(self.root):
-            folder = self._temporary(job.id[:12])
+            folder = self._temporary(job.id[:SHORT])
             folder.mkdir(parents=True)
         try:
             with disk_errors(self.root):

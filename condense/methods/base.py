@@ -115,6 +115,11 @@ class Method(ABC):
     def contains_real_images(self) -> bool:
         """Whether somebody's images can be recognised in the result."""
 
+    @property
+    def optimisation_steps(self) -> int:
+        """Steps of one job; 0 where nothing is optimised."""
+        return 0
+
     def jobs(self, spec: DatasetSpec, ipc: int, set_index: int, seed: int) -> list[SynthesisJob]:
         """The jobs of a set of ``ipc`` images per class: those of a smaller set, and some more.
 

@@ -110,6 +110,10 @@ class RecoveryMethod(Method):
         return JobSizes(self.config.batch_classes, self.config.job_images)
 
     @property
+    def optimisation_steps(self) -> int:
+        return self.config.steps
+
+    @property
     def contains_real_images(self) -> bool:
         return self.config.start == "real"
 

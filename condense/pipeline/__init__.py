@@ -5,6 +5,7 @@ not computed again, so every function here can be called again after an interrup
 """
 
 from condense.pipeline.context import Context, DataRequest
+from condense.pipeline.estimate import Estimate, estimate
 from condense.pipeline.request import Request, resolve
 from condense.pipeline.sets import distill, relabel
 from condense.pipeline.students import TrainOutcome, evaluate, train
@@ -13,9 +14,11 @@ from condense.pipeline.teachers import import_teacher, train_teacher
 __all__ = [
     "Context",
     "DataRequest",
+    "Estimate",
     "Request",
     "TrainOutcome",
     "distill",
+    "estimate",
     "evaluate",
     "import_teacher",
     "relabel",

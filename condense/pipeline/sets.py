@@ -18,7 +18,7 @@ from condense.pipeline.publish import publish, refuse_other_files, refuse_other_
 from condense.pipeline.request import Request, request_of
 from condense.pipeline.teachers import check_made, given_teachers, stored_teachers, teacher_jobs
 
-__all__ = ["distill", "relabel"]
+__all__ = ["distill", "name_of", "relabel"]
 
 
 def distill(
@@ -34,7 +34,7 @@ def distill(
     """
     data = context.data(request.data)
     request.method.check(data.spec, request.ipc)
-    name = f"{plain_name(data.spec)}-ipc{request.ipc}-{request.method.name}"
+    name = name_of(request, data.spec)
     out = out or Path("synthesized") / name
     folders = [out] if request.sets == 1 else [out / f"set-{index}" for index in range(request.sets)]
     for folder in folders:
@@ -86,6 +86,11 @@ def relabel(
     refuse_other_set(out, job)
     publish(run_all(lambda: [job], context, out=[out])[0], out)
     return out
+
+
+def name_of(request: Request, spec: DatasetSpec) -> str:
+    """What the set is called, and its folder if the user does not say."""
+    return f"{plain_name(spec)}-ipc{request.ipc}-{request.method.name}"
 
 
 def plain_name(spec: DatasetSpec) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors.torch import save_file
 from torch import nn
 
@@ -34,7 +35,7 @@ from condense.teachers import save_teacher
 from condense.teachers.recipe import TeacherRecipe, train_teacher
 from condense.views.config import VIEW_VERSION
 
-__all__ = ["WORKERS", "read_rows"]
+__all__ = ["WORKERS", "read_rows", "write_rows"]
 
 
 def teacher(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
@@ -80,12 +81,19 @@ def rows(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> Non
         report=desk.report,
         checkpoint=desk.checkpoint,
     )
-    for name, array in (("pixels", made.pixels), ("labels", made.labels), ("slots", made.slots)):
-        np.save(desk.folder / f"{name}.npy", array, allow_pickle=False)
+    write_rows(desk.folder, made.pixels, made.labels, made.slots)
+
+
+def write_rows(
+    folder: Path, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], slots: npt.NDArray[np.int64]
+) -> None:
+    """Keep a block of rows as three arrays."""
+    for name, array in (("pixels", pixels), ("labels", labels), ("slots", slots)):
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
 def read_rows(folder: Path) -> Rows:
-    """The block that :func:`rows` wrote, as memory maps."""
+    """The block that :func:`write_rows` wrote, as memory maps."""
     return Rows(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pixels", "labels", "slots")})
 
 

@@ -23,9 +23,10 @@ from condense.progress import Report, silent
 from condense.teachers.teacher import TeacherInfo, weights_sha256
 from condense.training import Batch, Batches, OptimConfig, accuracy, fit, predict
 from condense.views import ViewConfig, plan
+from condense.views.plan import step_offsets
 from condense.views.render import crop_flip
 
-__all__ = ["TeacherRecipe", "measure", "train_teacher"]
+__all__ = ["TeacherRecipe", "length_of", "measure", "train_teacher"]
 
 Indices = npt.NDArray[np.int64]
 USUAL_EPOCHS = 15
@@ -92,8 +93,7 @@ def train_teacher(
         n_classes=spec.n_classes,
         seed=recipe.seed,
     )
-    steps = plan(recipe.views, recipe.seed, 0, len(kept), spec.height, spec.width).n_steps
-    epochs = recipe.epochs or max(USUAL_EPOCHS, -(-recipe.min_steps // steps))
+    epochs, steps = length_of(recipe, len(kept))
     warmup = min(recipe.optim.warmup_steps, epochs * steps // 5)
     fit(
         network,
@@ -118,6 +118,12 @@ def train_teacher(
         origin="trained",
         weights_sha256=weights_sha256(network),
     )
+
+
+def length_of(recipe: TeacherRecipe, n_images: int) -> tuple[int, int]:
+    """Epochs, and steps of each, of a training on ``n_images`` images."""
+    steps = len(step_offsets(n_images, recipe.batch_size)) - 1
+    return recipe.epochs or max(USUAL_EPOCHS, -(-recipe.min_steps // steps)), steps
 
 
 def augmented_batches(data: Data, items: Indices, recipe: TeacherRecipe, compute: Compute) -> Batches:

@@ -26,7 +26,7 @@ from condense.views.boxes import (
 )
 from condense.views.config import ViewConfig
 
-__all__ = ["EpochPlan", "plan"]
+__all__ = ["EpochPlan", "plan", "step_offsets"]
 
 Ints = npt.NDArray[np.int64]
 

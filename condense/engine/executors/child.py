@@ -1,6 +1,6 @@
 """A process of the local executor: reads jobs from standard input, does them, answers on standard output.
 
-In:   {"shop", "checkpoint_every_s", "memory"}, then {"task", "events"} one at a time, {"stop": true} at the end
+In:   {"shop", "settings"}, then {"task", "events"} one at a time, {"stop": true} at the end
 Out:  {"progress": [stage, done, total, figures]} and, at the end of each job, {"outcome": ...}
 
 Whatever the work itself prints goes to standard error. At a stop, or SIGTERM, the job under way leaves a checkpoint at
@@ -134,9 +134,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     threading.Thread(target=listen, daemon=True, name="listen").start()
     shop = Opened(hello["shop"])
-    if hello["memory"] is not None:
-        threading.Thread(target=watch_memory, args=(hello["memory"],), daemon=True, name="memory").start()
-    settings = Settings(checkpoint_every_s=hello["checkpoint_every_s"], memory=hello["memory"])
+    settings = Settings(**hello["settings"])
+    if settings.memory is not None:
+        threading.Thread(target=watch_memory, args=(settings.memory,), daemon=True, name="memory").start()
     while not stop.is_set() and (given := tasks.get()) is not None:
         task, log = given
         outcome = perform(task, shop, report=Progress(out), log=log, settings=settings, stopping=stop.is_set)

@@ -98,8 +98,7 @@ class Local:
         self.log, self.progress, self._kills = EventLog(events), progress, memory_kills()
         self._hello = {
             "shop": shop.recipe(),
-            "checkpoint_every_s": settings.checkpoint_every_s,
-            "memory": settings.memory,
+            "settings": settings.to_dict(),
         }
 
     def submit(self, task: Task) -> None:
@@ -166,3 +165,4 @@ class Local:
                 child.process.kill()
             child.listener.join()
         self._children.clear()
+        self._inbox = queue.Queue()  # what they still had to say is for nobody
