@@ -68,7 +68,9 @@ class OutputError(CondenseError):
 
 
 class MemoryShortError(CondenseError):
-    """A job that does not fit into memory, even in its smallest parts."""
+    """A job that does not fit into memory, even in its smallest parts. ``job_id`` says which."""
+
+    job_id: str = ""
 
 
 class WorkerLostError(CondenseError):

@@ -170,3 +170,27 @@ def test_the_store_commands(shop: Shop) -> None:
     assert shop.store.path(one.id).exists()
     condense("store", "gc", "--older-than", "0s", "--store", root)
     assert not shop.store.path(one.id).exists()
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is played by a worker that fails for more than six classes; the search runs in this process."""
+    from condense.engine.executors import Here
+    from condense.pipeline import workers
+
+    real = workers.WORKERS["rows"]
+
+    def small(task: Any, *rest: Any) -> None:
+        if len(task.config["classes"]) > 6:
+            raise MemoryError(f"{len(task.config['classes'])} classes")
+        real(task, *rest)
+
+    monkeypatch.setitem(workers.WORKERS, "rows", small)
+    monkeypatch.setattr("condense.pipeline.execution.Local", lambda *_: Here())
+    line = condense("distill", *SMALL, "--store", tmp_path / "store", "--out", "set", code=2).stderr
+    assert line == (
+        "error: cda, set 0, slots 0 to 0: a batch of 10 classes does not fit into memory, the largest that was seen to "
+        "fit has 6; say --set batch_classes=6, or give more --memory\n"
+    )
+    condense("distill", *SMALL, "--set", "batch_classes=6", "--store", tmp_path / "store", "--out", "set")

@@ -88,6 +88,8 @@ def show_plan(made: Estimate, workers: int) -> None:
             "disk": f"{bytes_in_words(made.store_bytes)} in the store, {bytes_in_words(made.set_bytes)} for the result",
         }
     )
+    for note in made.notes:
+        say(f"note: {note}")
 
 
 def about(seconds: float) -> str:

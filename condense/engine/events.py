@@ -1,8 +1,8 @@
 """What happened in a run, as JSON lines: one file per process, appended to, never part of an artefact.
 
-Events: ``started``, ``progress`` (stage, done, total, figures), ``done`` (seconds, peak_memory_bytes), ``failed``
-(error), ``lost`` (why), ``memory``, ``paused``. Every line has ``event``, ``job``, ``kind``, ``title`` and ``time``
-(seconds since 1970 by this machine's clock, for people: nothing is decided by it).
+Events: ``started``; ``progress`` (stage, done, total, figures); and, with seconds and peak_memory_bytes, ``done``,
+``failed`` (error), ``lost`` (why), ``memory`` (why), ``paused``. Every line has ``event``, ``job``, ``kind``, ``title``
+and ``time`` (seconds since 1970 by this machine's clock, for people: nothing is decided by it).
 """
 
 from __future__ import annotations

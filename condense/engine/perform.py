@@ -106,13 +106,11 @@ def perform(
 
 
 def log_outcome(log: EventLog, outcome: Outcome) -> None:
-    facts: dict[str, Any] = {}
-    if outcome.status == "done":
-        facts = {"seconds": round(outcome.seconds, 3), "peak_memory_bytes": outcome.peak_memory}
-    elif outcome.status == "failed":
-        facts = {"error": f"{type(outcome.error).__name__}: {outcome.error}"}
+    facts: dict[str, Any] = {"seconds": round(outcome.seconds, 3), "peak_memory_bytes": outcome.peak_memory}
+    if outcome.status == "failed":
+        facts["error"] = f"{type(outcome.error).__name__}: {outcome.error}"
     elif outcome.why:
-        facts = {"why": outcome.why}
+        facts["why"] = outcome.why
     log.write(outcome.status, outcome.task, **facts)
 
 

@@ -262,9 +262,11 @@ class _Driver:
                 "if memory ran out, give --memory or fewer --workers"
             )
         if outcome.status == "memory":
-            return MemoryShortError(
+            short = MemoryShortError(
                 f"{outcome.task} does not fit into memory ({outcome.why}), and it cannot be done in smaller parts"
             )
+            short.job_id = outcome.task.id
+            return short
         assert outcome.error is not None
         return outcome.error
 

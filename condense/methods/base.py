@@ -89,7 +89,8 @@ class Method(ABC):
 
     Class attributes: ``name``; a one-line ``summary``; ``source``, the paper; ``revision``, raised when results
     change; ``Config``, a frozen dataclass whose defaults are complete, each field with a line of ``help`` in its
-    metadata; ``quick``, the settings of a run of seconds.
+    metadata; ``quick``, the settings of a run of seconds; ``batch_setting``, the one that bounds how many classes are
+    computed together, which is what memory grows with.
     """
 
     name: ClassVar[str]
@@ -98,6 +99,7 @@ class Method(ABC):
     revision: ClassVar[int]
     Config: ClassVar[type[Any]]
     quick: ClassVar[Mapping[str, Any]] = {}
+    batch_setting: ClassVar[str | None] = None
 
     def __init__(self, config: Any) -> None:
         self.config = config

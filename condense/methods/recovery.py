@@ -96,6 +96,7 @@ class RecoveryMethod(Method):
     Config = RecoveryConfig
     config: RecoveryConfig
     quick: ClassVar[Mapping[str, Any]] = {"steps": 30}
+    batch_setting = "batch_classes"
 
     @abstractmethod
     def published_views(self, spec: DatasetSpec) -> RecoveryViews:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,21 +23,19 @@ from condense.engine.perform import Settings
 from condense.engine.plan import missing
 from condense.engine.run import Limits, run
 from condense.engine.store import Store
-from condense.errors import UnfinishedError
+from condense.errors import MemoryShortError, UnfinishedError
 from condense.pipeline.context import Context
 from condense.pipeline.execution import Execution
-from condense.pipeline.plans import set_jobs
+from condense.pipeline.plans import name_of, set_jobs
 from condense.pipeline.request import Request
-from condense.pipeline.sets import name_of
 from condense.pipeline.teachers import build_for, teacher_jobs
 from condense.pipeline.workers import write_rows
 from condense.teachers import TeacherInfo, save_teacher
 from condense.teachers.recipe import length_of
 from condense.teachers.teacher import weights_sha256
 
-__all__ = ["Estimate", "KindEstimate", "estimate"]
+__all__ = ["Estimate", "KindEstimate", "estimate", "explain"]
 
-PROBED = ("teacher", "rows", "labels")
 PROBE_S = 8.0
 PROBE_IMAGES = 2000
 
@@ -91,8 +89,26 @@ def estimate(request: Request, context: Context, *, teachers: Sequence[Path] = (
     labels = 2 * images * data.spec.n_classes * request.labels.epochs
     made = Estimate(list(kinds.values()), images, 3 * pixels + 2 * labels if todo else 0, pixels + labels)
     if probe and todo:
-        _Prober(request, context, data, jobs, todo).measure(made, kinds)
+        with _Prober(request, context, data, jobs) as prober:
+            prober.measure(made, todo)
     return made
+
+
+def explain(error: MemoryShortError, jobs: Sequence[Job], request: Request, context: Context) -> MemoryShortError:
+    """The same refusal with the largest batch that fits, where the job is one whose batch can be made smaller."""
+    job = next((one for one in in_order(jobs) if one.id == error.job_id and one.kind == "rows"), None)
+    setting = request.method.batch_setting
+    if job is None or setting is None:
+        return error
+    classes = len(job.config["classes"])
+    with _Prober(request, context, context.data(request.data), jobs) as prober:
+        fits = prober.largest_batch(job)
+    if not fits:
+        return MemoryShortError(f"{error}; not even one class at a time fits, so it takes a larger --memory")
+    return MemoryShortError(
+        f"{job.title}: a batch of {classes} classes does not fit into memory, the largest that was seen to fit has "
+        f"{fits}; say --set {setting}={fits}, or give more --memory"
+    )
 
 
 def steps_of(job: Job, request: Request, data: Data) -> int:
@@ -106,57 +122,68 @@ def steps_of(job: Job, request: Request, data: Data) -> int:
     return 0
 
 
-@dataclass
 class _Prober:
-    request: Request
-    context: Context
-    data: Data
-    jobs: Sequence[Job]
-    todo: set[str]
+    """Does the first seconds of jobs in a scratch store. A context manager, which removes it."""
 
-    def measure(self, made: Estimate, kinds: dict[str, KindEstimate]) -> None:
-        """Fill in seconds and memory."""
-        with tempfile.TemporaryDirectory(prefix="condense-plan-") as folder:
-            self.scratch = replace(
-                self.context, store=Store(Path(folder)), execution=Execution(workers=1), opened=self.context.opened
-            )
+    def __init__(self, request: Request, context: Context, data: Data, jobs: Sequence[Job]) -> None:
+        self.request, self.context, self.data, self.jobs = request, context, data, jobs
+
+    def __enter__(self) -> _Prober:
+        self._folder = tempfile.TemporaryDirectory(prefix="condense-plan-")
+        store, memory = Store(Path(self._folder.name)), self.context.execution.memory
+        self.scratch = replace(self.context, store=store, execution=Execution(workers=1, memory=memory))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.scratch.close()
+        self._folder.cleanup()
+
+    def measure(self, made: Estimate, todo: set[str]) -> None:
+        """Fill in seconds and memory of the jobs ``todo``."""
+        peaks = []
+        for number, kind in enumerate(made.kinds):
+            self.context.report("measuring", number, len(made.kinds))
+            jobs = [job for job in in_order(self.jobs) if job.kind == kind.kind and job.id in todo]
             try:
-                peaks = [peak for kind in self._told(PROBED) if (peak := self._probe_kind(kinds.get(kind))) is not None]
-            finally:
-                self.scratch.close()
-        for kind in made.kinds:
-            if kind.kind not in PROBED:
-                kind.seconds = 0.0
-        seconds = [kind.seconds for kind in made.kinds]
-        if all(value is not None for value in seconds):
-            made.seconds = self._side_by_side(kinds)
+                kind.seconds, peak = self._probe(jobs)
+            except MemoryShortError as error:
+                made.notes.append(str(error))
+                continue
+            peaks += [] if peak is None else [peak]
+        self.context.report("measuring", len(made.kinds), len(made.kinds))
+        if all(kind.seconds is not None for kind in made.kinds):
+            made.seconds = sum(self._side_by_side(kind) for kind in made.kinds)
         made.peak_memory = max(peaks, default=None)
 
-    def _told(self, kinds: Sequence[str]) -> Iterator[str]:
-        for number, kind in enumerate(kinds):
-            self.context.report("measuring", number, len(kinds))
-            yield kind
-        self.context.report("measuring", len(kinds), len(kinds))
+    def largest_batch(self, job: Job) -> int:
+        """How many classes of a job that does not fit do fit, found by trying; 0 for none."""
+        fits, too_many = 0, len(job.config["classes"])
+        self.context.report("looking for a batch that fits", 0, 1)
+        while too_many - fits > max(1, too_many // 8):
+            count = (fits + too_many) // 2
+            few = self._with_slots(job, 1)
+            few = replace(few, config={**few.config, "classes": few.config["classes"][:count]})
+            try:
+                self._run(few)
+                fits = count
+            except MemoryShortError:
+                too_many = count
+        self.context.report("looking for a batch that fits", 1, 1)
+        return fits
 
-    def _side_by_side(self, kinds: dict[str, KindEstimate]) -> float:
+    def _side_by_side(self, kind: KindEstimate) -> float:
         """Seconds with several workers: the jobs of one kind run beside each other, the kinds one after the other."""
         workers = self.context.execution.workers or 1
-        return sum((one.seconds or 0.0) / max(1, min(workers, one.jobs - one.done)) for one in kinds.values())
+        return (kind.seconds or 0.0) / max(1, min(workers, kind.jobs - kind.done))
 
-    def _probe_kind(self, kind: KindEstimate | None) -> int | None:
-        """Estimate all that is to be done of one kind; the peak memory of a job."""
-        if kind is None or kind.jobs == kind.done:
-            if kind is not None:
-                kind.seconds = 0.0
-            return None
-        jobs = [job for job in in_order(self.jobs) if job.kind == kind.kind and job.id in self.todo]
+    def _probe(self, jobs: list[Job]) -> tuple[float | None, int | None]:
+        """Seconds for all these jobs of one kind, and the peak memory of the largest; None where that is not known."""
         probes: dict[str, Callable[[list[Job]], tuple[float | None, int | None]]] = {
             "teacher": self._teacher,
             "rows": self._rows,
             "labels": self._labels,
         }
-        kind.seconds, peak = probes[kind.kind](jobs)
-        return peak
+        return probes[jobs[0].kind](jobs) if jobs and jobs[0].kind in probes else (0.0, None)
 
     def _teacher(self, jobs: list[Job]) -> tuple[float | None, int | None]:
         seconds, peak = self._run(jobs[0])
@@ -223,7 +250,7 @@ class _Prober:
 
     def _run(self, job: Job) -> tuple[float | None, int | None]:
         """Seconds that the whole job would take, and its peak memory in bytes, from its first seconds."""
-        settings = Settings(checkpoint_every_s=1e9, log_every_s=0.05)
+        settings = Settings(checkpoint_every_s=1e9, log_every_s=0.05, memory=self.context.execution.memory)
         with suppress(UnfinishedError):
             run(
                 lambda: [job],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from condense.pipeline.context import Context, DataRequest, spec_digest
 from condense.pipeline.request import Request
 from condense.teachers.recipe import TeacherRecipe
 
-__all__ = ["common_of", "labels_job", "set_hash", "set_jobs", "student_job", "teacher_job"]
+__all__ = ["common_of", "labels_job", "name_of", "set_hash", "set_jobs", "student_job", "teacher_job"]
 
 
 def common_of(request: DataRequest, data: Data) -> dict[str, Any]:
@@ -154,6 +155,16 @@ def student_job(
 def set_hash(path: Path) -> str:
     """What a set on disk is called in ids: the hash of its ``set.json``, which has the hash of every file."""
     return sha256_file(path / "set.json")
+
+
+def name_of(request: Request, spec: DatasetSpec) -> str:
+    """What the set is called, and its folder if the user does not say."""
+    return f"{plain_name(spec)}-ipc{request.ipc}-{request.method.name}"
+
+
+def plain_name(spec: DatasetSpec) -> str:
+    """The data set's name as a part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", spec.name.partition(":")[2] or spec.name).strip("-") or "data"
 
 
 def shareable(request: DataRequest, spec: DatasetSpec) -> dict[str, Any]:

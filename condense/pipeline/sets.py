@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from condense.config import to_mapping
-from condense.data import DatasetSpec
 from condense.dataset import load
 from condense.engine.job import Job
+from condense.errors import MemoryShortError
 from condense.evaluation.student import check_same_data
 from condense.labels.relabel import LabelConfig
 from condense.pipeline.context import Context, DataRequest
-from condense.pipeline.plans import common_of, labels_job, run_all, set_hash, set_jobs
+from condense.pipeline.estimate import explain
+from condense.pipeline.plans import common_of, labels_job, name_of, run_all, set_hash, set_jobs
 from condense.pipeline.publish import publish, refuse_other_files, refuse_other_set
 from condense.pipeline.request import Request, request_of
 from condense.pipeline.teachers import check_made, given_teachers, stored_teachers, teacher_jobs
 
-__all__ = ["distill", "name_of", "relabel"]
+__all__ = ["distill", "relabel"]
 
 
 def distill(
@@ -47,8 +47,12 @@ def distill(
     for job, folder in zip(plan(), folders, strict=True):
         refuse_other_set(folder, job)
     check_made(makers, data.spec, request, context)
-    for made, folder in zip(run_all(plan, context, shared=True, out=folders), folders, strict=True):
-        publish(made, folder)
+    try:
+        artefacts = run_all(plan, context, shared=True, out=folders)
+    except MemoryShortError as error:
+        raise explain(error, plan(), request, context) from None
+    for artefact, folder in zip(artefacts, folders, strict=True):
+        publish(artefact, folder)
     return folders
 
 
@@ -86,13 +90,3 @@ def relabel(
     refuse_other_set(out, job)
     publish(run_all(lambda: [job], context, out=[out])[0], out)
     return out
-
-
-def name_of(request: Request, spec: DatasetSpec) -> str:
-    """What the set is called, and its folder if the user does not say."""
-    return f"{plain_name(spec)}-ipc{request.ipc}-{request.method.name}"
-
-
-def plain_name(spec: DatasetSpec) -> str:
-    """The data set's name as a part of a folder's name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", spec.name.partition(":")[2] or spec.name).strip("-") or "data"
