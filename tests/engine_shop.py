@@ -28,7 +28,8 @@ class Shop:
 
     A job's config may say: ``seconds``, to take; ``steps``, to take them in so many pieces with checkpoints; ``once``,
     a file: what follows happens only if it is not there, and makes it; ``hog``, bytes of memory to take and hold;
-    ``kill``, a signal for its own process; ``exit``, a status to end with; ``raises``, the name of an error.
+    ``kill``, a signal for its own process; ``exit``, a status to end with; ``raises``, the name of an error;
+    ``bytes``, the size of a second file.
     """
 
     def __init__(self, store: Store) -> None:
@@ -36,7 +37,7 @@ class Shop:
         self.record = store.root.with_name(store.root.name + ".record")
 
     def recipe(self) -> dict[str, Any]:
-        return {"entry": "engine_shop:open_shop", "values": {"store": str(self.store.root)}}
+        return {"entry": "engine_shop:open_shop", "values": {"store": str(self.store.root), "record": str(self.record)}}
 
     def ran(self) -> list[str]:
         """The titles of the jobs that were begun, in order."""
@@ -57,6 +58,8 @@ class Shop:
             self._misbehave(config)
         total = config["value"] + sum(int((path / "value").read_text()) for path in inputs)
         (desk.folder / "value").write_text(str(total))
+        if "bytes" in config:
+            (desk.folder / "more").write_bytes(bytes(config["bytes"]))
 
     def _take_time(self, config: Mapping[str, Any], desk: Desk) -> None:
         steps = config.get("steps", 1)
@@ -97,4 +100,6 @@ class Shop:
 
 
 def open_shop(values: Mapping[str, Any]) -> Shop:
-    return Shop(Store(Path(values["store"])))
+    shop = Shop(Store(Path(values["store"])))
+    shop.record = Path(values["record"])
+    return shop
