@@ -195,7 +195,22 @@ class Machine:
         )
         keep_buffers()
         with machine.context(self.quiet) as context:
+            if not self.quiet:
+                hint(context)
             yield context
+
+
+def hint(context: Context) -> None:
+    """Say so where worker processes would stand in each other's way."""
+    from condense.device import available_cpus
+
+    workers, compute = context.execution.workers or 1, context.compute
+    if workers > 1 and compute.device == "cpu" and workers * compute.threads > available_cpus():
+        typer.echo(
+            f"note: {workers} workers of {compute.threads} threads share {available_cpus()} cores; --threads 1 is "
+            "faster for many jobs (and, since sums depend on it, gives other bytes)",
+            err=True,
+        )
 
 
 def required(option: str, value: str | None) -> str:

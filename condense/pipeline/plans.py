@@ -68,7 +68,7 @@ def set_job(
         for job in rows_jobs(method, block, context, teachers, common)
     )
     images = Job("images", {"ipc": request.ipc}, inputs=blocks, title=f"images of set {index}", **common)
-    labels = labels_job(request.labels, images, teachers, context, common)
+    labels = labels_job(request.labels, images, teachers, context, common, title=f"labels of set {index}")
     info = {
         "name": name,
         "method": {"name": method.name, "revision": method.revision},
@@ -117,11 +117,17 @@ def rows_jobs(
 
 
 def labels_job(
-    labels: LabelConfig, images: Job, teachers: tuple[Job, ...], context: Context, common: Mapping[str, Any]
+    labels: LabelConfig,
+    images: Job,
+    teachers: tuple[Job, ...],
+    context: Context,
+    common: Mapping[str, Any],
+    *,
+    title: str = "labels",
 ) -> Job:
     """Labels of the images of one job."""
     config = {"labels": to_mapping(labels), "compute": context.compute.identity()}
-    return Job("labels", config, inputs=(images, *teachers), title="labels", **common)
+    return Job("labels", config, inputs=(images, *teachers), title=title, **common)
 
 
 def student_job(

@@ -272,6 +272,8 @@ def measure_all(jobs: Sequence[tuple[str, Job]], context: Context, path: Path | 
         for condition in conditions[job.id]:
             result = replace(read_result(context.store.path(job.id), cost), condition=condition)
             collected[job.id, condition] = result
+            if path is not None and outcome is None and path.exists():  # another slice may have added it meanwhile
+                known.update(one.key for one in read_results(path))
             if path is not None and result.key not in known:
                 append_result(path, result)
                 known.add(result.key)
