@@ -64,6 +64,9 @@ class Stages:
         stages.append(Stage(name, done, self.clock()))
         return stages[-1]
 
+    def close_lane(self, lane: str) -> None:
+        self.lanes.pop(lane, None)
+
     def close(self, stage: Stage, lane: str = "") -> None:
         self.lanes[lane].remove(stage)
         if not self.lanes[lane]:
@@ -95,6 +98,9 @@ class LineReport:
     def lane(self, name: str) -> Report:
         return Lane(self, name)
 
+    def end_lane(self, name: str) -> None:
+        self.stages.close_lane(name)
+
     def draw(self, stage: str, done: int, total: int, figures: Mapping[str, float], lane: str = "") -> None:
         now = self.stages.clock()
         current = self.stages.at(stage, done, lane)
@@ -120,6 +126,10 @@ class BarReport:
 
     def lane(self, name: str) -> Report:
         return Lane(self, name)
+
+    def end_lane(self, name: str) -> None:
+        self.stages.close_lane(name)
+        self._show_open()
 
     def draw(self, stage: str, done: int, total: int, figures: Mapping[str, float], lane: str = "") -> None:
         current = self.stages.at(stage, done, lane)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-__all__ = ["Report", "lane", "silent"]
+__all__ = ["Report", "end_lane", "lane", "silent"]
 
 
 class Report(Protocol):
@@ -26,3 +26,10 @@ def lane(report: Report, name: str) -> Report:
     """A report of its own for one of several things done at the same time, where ``report`` can tell them apart."""
     make: Callable[[str], Report] | None = getattr(report, "lane", None)
     return report if make is None else make(name)
+
+
+def end_lane(report: Report, name: str) -> None:
+    """What `lane` was made for is over, however it ended."""
+    end: Callable[[str], None] | None = getattr(report, "end_lane", None)
+    if end is not None:
+        end(name)

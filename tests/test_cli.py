@@ -93,7 +93,13 @@ def test_the_commands_are_these() -> None:
         "methods",
         "methods show",
         "networks",
+        "plan",
         "relabel",
+        "status",
+        "store",
+        "store gc",
+        "store list",
+        "store verify",
         "teacher",
         "teacher import",
         "teacher show",
@@ -282,6 +288,31 @@ def test_bars_nest_and_leave() -> None:
     report("jobs", 2, 2, {"memory": 3})
     assert bars() == {}
     assert stream.getvalue() == "jobs 2/2, memory 3, 3 s\n"
+
+
+def test_jobs_side_by_side_have_lanes_of_their_own() -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(console=Console(file=stream, width=80), auto_refresh=False)
+    report = BarReport(progress, clock=clock)
+    report("jobs", 0, 2)
+    one, two = report.lane("one"), report.lane("two")
+    one("images", 1, 10)
+    two("images", 2, 10)
+    clock.now = 5
+    two("images", 3, 10)
+    assert [task.description for task in progress.tasks] == ["jobs", "one: images", "two: images"]
+    one("images", 10, 10)
+    report("jobs", 1, 2)
+    assert [task.description for task in progress.tasks] == ["jobs", "two: images"]
+    report.end_lane("two")
+    assert [task.description for task in progress.tasks] == ["jobs"]
+    lines = LineReport(stream, every_s=0, clock=clock)
+    lines.lane("one")("images", 1, 10)
+    lines.end_lane("one")
+    assert stream.getvalue().splitlines()[-1] == "one: images 1/10"
 
 
 def test_a_terminal_gets_bars_and_quiet_gets_nothing() -> None:

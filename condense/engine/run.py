@@ -16,7 +16,7 @@ from condense.engine.plan import Schedule, missing, share_of, widest
 from condense.engine.presence import Run
 from condense.errors import MemoryShortError, OutputError, StoreError, UnfinishedError, WorkerLostError
 from condense.files import disk_errors
-from condense.progress import Report, lane, silent
+from condense.progress import Report, end_lane, lane, silent
 
 __all__ = ["MOST_FAILURES", "MOST_LOSSES", "Finished", "Limits", "Plan", "run"]
 
@@ -202,6 +202,7 @@ class _Driver:
     def _end(self, outcome: Outcome) -> None:
         """Take note of how a job ended, and decide what becomes of it."""
         job = self.running.pop(outcome.task.id)
+        end_lane(self.report, outcome.task.title)
         if outcome.status == "done":
             self.done += 1
             self._finish(job, outcome)
