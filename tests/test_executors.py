@@ -261,7 +261,7 @@ def test_the_time_limit_leaves_a_checkpoint_from_which_the_next_run_goes_on(
     with pytest.raises(UnfinishedError, match="0 jobs done, 1 left") as caught:
         run(lambda: [long], shop, executor=make(deadline), limits=Limits(deadline=deadline))
     assert caught.value.status == 75
-    assert time.monotonic() - deadline < 1
+    assert time.monotonic() - deadline < 5
     assert shop.store.checkpoint_path(long.id).exists()
     steps: list[int] = []
     run(lambda: [long], shop, watch=lambda task, stage, done, total, figures: steps.append(done))
