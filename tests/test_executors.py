@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from engine_shop import Shop, job
 
+from condense.device import Compute, environments
 from condense.engine.events import finished_jobs, read_events
 from condense.engine.executors import Executor, Here, Local
 from condense.engine.executors.wire import RemoteFault
@@ -31,6 +33,7 @@ from condense.errors import (
     UnfinishedError,
     WorkerLostError,
 )
+from condense.report.board import figures_to
 
 HERE = Path(__file__).parent
 
@@ -362,3 +365,69 @@ def test_a_clock_that_goes_backwards_changes_nothing(shop: Shop, monkeypatch: py
     run(tree, shop)
     assert len(shop.ran()) == 10
     assert len(finished_jobs(shop.store.root / "runs")) == 10
+
+
+STOPPED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from engine_shop import Shop, job
+from condense.cli.stopping import stoppable
+from condense.engine.executors import Here, Local
+from condense.engine.run import run
+from condense.engine.store import Store
+executor = Local(1) if sys.argv[3] == "local" else Here()
+plan = lambda: [job(1, seconds=30, steps=600, title="long")]
+with stoppable():
+    run(plan, Shop(Store(Path(sys.argv[2]))), executor=executor)
+"""
+
+
+@pytest.mark.parametrize("where", ["here", "local"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_ends_within_two_seconds(
+    where: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", STOPPED, str(HERE), str(tmp_path / "store"), where]
+    shop = Shop(Store(tmp_path / "store"))
+    long = job(1, seconds=30, steps=600, title="long")
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: any("progress" in path.read_text() for path in shop.store.root.glob("runs/*/*.jsonl")))
+        time.sleep(0.5)
+        began = time.monotonic()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+    assert time.monotonic() - began < 2
+    assert process.returncode == 128 + number
+    assert said == "stopped; finished work is kept, run the same command again to go on\n"
+    assert shop.store.checkpoint_path(long.id).exists()
+    assert all(process_identity(worker) is None for worker in shop.processes())
+    assert list((shop.store.root / "claims").iterdir()) == []
+
+
+def test_figures_go_to_tensorboard(shop: Shop, tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with figures_to(tmp_path / "board") as watch:
+        run(lambda: [job(1, steps=3, title="one")], shop, watch=watch)
+    board = event_accumulator.EventAccumulator(str(tmp_path / "board"))
+    board.Reload()
+    assert [(scalar.step, scalar.value) for scalar in board.Scalars("one: steps/loss")] == [(1, 1), (2, 1), (3, 1)]
+
+
+def test_tensorboard_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match="tensorboard is not installed; pip install"), figures_to(tmp_path):
+        pass
+
+
+def test_each_worker_sees_one_gpu_and_waits_without_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Compute(device="cuda:0", precision="float32", threads=1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in environments(cuda, (0, 1), 3)] == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in environments(cuda, (0, 1), 2)] == ["4", "6"]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in environments(cuda, (1,), 2)] == ["6", "6"]
+    monkeypatch.setattr("condense.device.available_cpus", lambda: 2)
+    assert environments(Compute(threads=1), (), 2) == [{}, {}]
+    assert environments(Compute(threads=2), (), 2)[1]["OMP_WAIT_POLICY"] == "passive"
