@@ -71,8 +71,9 @@ class Machine:
 
     def _execution(self, compute: Compute) -> Execution:
         gpus = gpus_of(self.device, compute)
+        several = len(gpus) if len(gpus) > 1 and self.ray_address is None else None
         return Execution(
-            workers=self.workers if self.workers is not None or len(gpus) < 2 else len(gpus),
+            workers=several if self.workers is None else self.workers,
             gpus=gpus,
             share=share_from(self.slice) if self.slice else None,
             memory=bytes_of(str(self.memory)) if self.memory is not None else None,

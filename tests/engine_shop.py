@@ -15,12 +15,20 @@ from condense.engine.job import Job, Task
 from condense.engine.perform import Desk
 from condense.engine.store import Store
 
-__all__ = ["Shop", "job", "open_shop"]
+__all__ = ["Shop", "job", "open_shop", "tree"]
 
 
 def job(value: int, *inputs: Job, title: str = "", groups: int = 1, **does: Any) -> Job:
     """A job that adds ``value`` to its inputs. ``does``: see :class:`Shop`."""
     return Job("sum", {"value": value, **does}, inputs=inputs, title=title or f"add {value}", groups=groups)
+
+
+def tree(width: int = 6, **does: Any) -> list[Job]:
+    """A job that all need, ``width`` that need it, one that needs them all, and two that need that."""
+    root = job(1, title="root")
+    leaves = [job(10 + number, root, title=f"leaf {number}", **does) for number in range(width)]
+    joined = job(2, *leaves, title="join")
+    return [job(3, joined, title="top 0"), job(4, joined, title="top 1")]
 
 
 class Shop:

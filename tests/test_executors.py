@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_shop import Shop, job
+from engine_shop import Shop, job, tree
 
 from condense.device import Compute, environments
 from condense.engine.events import finished_jobs, read_events
@@ -48,14 +48,6 @@ def local() -> Iterator[Local]:
     executor = Local(2)
     yield executor
     executor.stop(1.0)
-
-
-def tree(width: int = 6, **does: Any) -> list[Job]:
-    """A job that all need, ``width`` that need it, one that needs them all, and two that need that."""
-    root = job(1, title="root")
-    leaves = [job(10 + number, root, title=f"leaf {number}", **does) for number in range(width)]
-    joined = job(2, *leaves, title="join")
-    return [job(3, joined, title="top 0"), job(4, joined, title="top 1")]
 
 
 def content(store: Store) -> dict[str, bytes]:
@@ -121,8 +113,7 @@ SLICE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from engine_shop import Shop, job
-from test_executors import tree
+from engine_shop import Shop, job, tree
 from condense.engine.executors import Here, Local
 from condense.engine.run import Limits, run
 from condense.engine.store import Store
@@ -161,6 +152,13 @@ def test_the_widest_level_is_shared_out() -> None:
     assert sorted(one.title for share in shares for one in share) == [f"leaf {number}" for number in range(7)]
     with pytest.raises(ConfigError, match="slice 3/3 does not exist"):
         share_of(tree(), (3, 3))
+
+
+def test_one_executor_serves_one_store_after_the_other(tmp_path: Path, local: Local) -> None:
+    for name in ("one", "two"):
+        shop = Shop(Store(tmp_path / name))
+        (path,) = run(lambda: [job(1)], shop, executor=local)
+        assert path.is_relative_to(tmp_path / name)
 
 
 def test_a_killed_worker_is_replaced_and_its_job_done_again(shop: Shop, local: Local, tmp_path: Path) -> None:

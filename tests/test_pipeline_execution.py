@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_pipeline import RECIPE, REQUEST, STUDENT, content, done_jobs, fresh_context, make
 
+import condense
+from condense.checkpoint import NoCheckpoint
 from condense.data import Data
+from condense.engine.perform import Desk
 from condense.engine.store import Store
-from condense.errors import ConfigError, DataError, UnfinishedError
+from condense.errors import ConfigError, DataError, DeviceError, UnfinishedError
 from condense.evaluation.results import read_results
 from condense.pipeline import distill, evaluate, resolve
 from condense.pipeline.execution import Execution
+from condense.pipeline.plans import teacher_job
+from condense.progress import silent
 
 
 def test_two_workers_make_the_same_bytes_as_this_process(tmp_path: Path, tiny_data: Data) -> None:
@@ -85,8 +91,6 @@ def test_a_block_that_does_not_fit_is_cut_and_the_set_says_so(tmp_path: Path, ti
 
         patch.setitem(workers.WORKERS, "rows", small)
         folder = make(context, tmp_path / "set", ipc=5)
-    import condense
-
     cut = condense.load(folder)
     assert cut.info.config["blocks"] == [[0], [1, 2], [3, 4]]
     whole = condense.load(make(fresh_context(tmp_path / "other", tiny_data), tmp_path / "whole", ipc=5))
@@ -99,18 +103,23 @@ def test_a_block_that_does_not_fit_is_cut_and_the_set_says_so(tmp_path: Path, ti
 def test_a_machine_with_other_data_of_the_same_name_is_found_out(tmp_path: Path, tiny_data: Data) -> None:
     context = fresh_context(tmp_path / "store", tiny_data)
 
-    def other(*_: object) -> Data:
-        from dataclasses import replace
-
+    def other() -> Data:
         return Data(replace(tiny_data.spec, fingerprint="1" * 64), tiny_data.train, tiny_data.test)
 
-    job = resolve(RECIPE)
-    from condense.pipeline.plans import teacher_job
-
-    task = teacher_job(job.data, tiny_data, job.teacher, context).task()
+    request = resolve(RECIPE)
+    task = teacher_job(request.data, tiny_data, request.teacher, context).task()
     context.opened[REQUEST] = other()
     with pytest.raises(DataError, match="is not the one that teacher convnet2-w8-bn was planned for"):
         context.data_of(task)
+
+
+def test_a_machine_of_another_kind_is_found_out(tmp_path: Path, tiny_data: Data) -> None:
+    context = fresh_context(tmp_path / "store", tiny_data)
+    request = resolve(RECIPE)
+    task = teacher_job(request.data, tiny_data, request.teacher, context).task()
+    task.description["config"]["compute"]["hardware"] = "another"
+    with pytest.raises(DeviceError, match="teacher convnet2-w8-bn was planned for hardware another, but this machine"):
+        context.work(task, (), Desk(tmp_path, silent, NoCheckpoint()))
 
 
 @pytest.mark.parametrize(

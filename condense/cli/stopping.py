@@ -56,7 +56,9 @@ def stoppable() -> Iterator[None]:
     except Stopped as stopped:
         said.set()
         sys.stderr.write(f"{MESSAGE}\n")
-        sys.exit(128 + stopped.number)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + stopped.number)  # everything is unwound; taking apart the interpreter would take seconds
 
 
 def _end_if_late(arrived: int, said: threading.Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,17 @@ __all__ = ["reopen", "shelve"]
 SPLITS = ("train", "test")
 
 
-def shelve(data: Data, folder: Path) -> Path:
-    """A folder from which `reopen` has the images: the cache they lie in, or ``folder``, where they are written now."""
+def shelve(data: Data, folder: Callable[[], Path]) -> Path:
+    """A folder from which `reopen` has the images: their cache, or else ``folder()``, where they are written now."""
     if data.cache is not None:
         return data.cache
-    folder.mkdir(parents=True, exist_ok=True)
+    made = folder()
+    made.mkdir(parents=True, exist_ok=True)
     for name in SPLITS:
         split: Split = getattr(data, name)
-        np.save(folder / f"{name}_images.npy", split.images, allow_pickle=False)
-        np.save(folder / f"{name}_labels.npy", split.labels, allow_pickle=False)
-    return folder
+        np.save(made / f"{name}_images.npy", split.images, allow_pickle=False)
+        np.save(made / f"{name}_labels.npy", split.labels, allow_pickle=False)
+    return made
 
 
 def reopen(spec: DatasetSpec, folder: Path) -> Data:

@@ -89,7 +89,10 @@ def garbage(
     left = [path for path in _entries(store.root / "tmp") if path.name[:SHORT] not in starts]
     found += [Garbage("left by a dead process", path, size(path)) for path in left]
     for path in _files(store.root / "checkpoints"):
-        if path.name in known:
+        if path.name.startswith("."):
+            if path.name[1:].partition(".")[0] not in busy:
+                found.append(Garbage("left by a dead process", path, path.stat().st_size))
+        elif path.name in known:
             found.append(Garbage("state of a finished job", path, path.stat().st_size))
         elif path.name not in wanted and now() - path.stat().st_mtime >= older_than_s:
             found.append(Garbage("state of an unfinished job", path, path.stat().st_size))

@@ -39,7 +39,10 @@ class Workshop(Protocol):
         """Do the job: read ``inputs``, the folders of its inputs' artefacts, and fill ``desk.folder``."""
 
     def recipe(self) -> dict[str, Any]:
-        """``{"entry": "module:function", "values": ...}``; the function makes a workshop of the values."""
+        """``{"entry": "module:function", "values": ...}``; the function makes a workshop of the values.
+
+        ``values["store"]`` is the path of the store, which an executor may replace by that of another machine.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

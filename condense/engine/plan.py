@@ -77,17 +77,17 @@ class Schedule:
 def widest(jobs: Sequence[Job]) -> list[Job]:
     """The jobs of the plan's widest level, in its order; of several the one nearest to the result.
 
-    The level of a job is its longest way to a job that nothing needs.
+    A level is the jobs of one kind with the same longest way to a job that nothing needs.
     """
     ordered = in_order(jobs)
     height: dict[str, int] = {job.id: 0 for job in ordered}
     for job in reversed(ordered):
         for below in job.inputs:
             height[below.id] = max(height[below.id], height[job.id] + 1)
-    levels: dict[int, list[Job]] = {}
+    levels: dict[tuple[int, str], list[Job]] = {}
     for job in ordered:
-        levels.setdefault(height[job.id], []).append(job)
-    return max(levels.items(), key=lambda level: (len(level[1]), -level[0]))[1] if levels else []
+        levels.setdefault((height[job.id], job.kind), []).append(job)
+    return max(levels.items(), key=lambda level: (len(level[1]), -level[0][0]))[1] if levels else []
 
 
 def share_of(jobs: Sequence[Job], share: tuple[int, int]) -> list[Job]:

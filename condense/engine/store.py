@@ -66,6 +66,8 @@ class Store:
             self.discard(job_id)
             return False
         self._checked.add(job_id)
+        with suppress(OSError):  # left by a process that was killed just after it published the artefact
+            self.checkpoint_path(job_id).unlink()
         return True
 
     def fault(self, job_id: str) -> str | None:
@@ -89,6 +91,7 @@ class Store:
         """Remove an artefact; its name is free at once, even if deleting is interrupted."""
         self._checked.discard(job_id)
         grave = self._temporary(f"{job_id[:SHORT]}-discarded")
+        grave.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             os.rename(self.path(job_id), grave)
             shutil.rmtree(grave, ignore_errors=True)

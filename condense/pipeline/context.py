@@ -17,7 +17,7 @@ from condense.engine.executors import Executor, Progress, ignore
 from condense.engine.job import Task
 from condense.engine.perform import Desk
 from condense.engine.store import Store
-from condense.errors import DataError
+from condense.errors import DataError, DeviceError
 from condense.files import canonical_json
 from condense.pipeline.execution import Execution
 from condense.progress import Report, silent
@@ -92,10 +92,24 @@ class Context:
         return [load_teacher(folder, self.compute.torch_device) for folder in folders]
 
     def work(self, task: Task, inputs: Sequence[Path], desk: Desk) -> None:
-        """Do a job in this process; see :class:`condense.engine.perform.Workshop`."""
+        """Do a job in this process; see :class:`condense.engine.perform.Workshop`.
+
+        Raises :class:`DeviceError` if this machine would compute other bytes than the job was planned for.
+        """
         from condense.pipeline.workers import WORKERS
 
+        self._check_same_kind(task)
         WORKERS[task.kind](task, inputs, desk, replace(self, report=desk.report))
+
+    def _check_same_kind(self, task: Task) -> None:
+        here = self.compute.identity()
+        planned = task.config.get("compute", here)
+        for name, value in here.items():
+            if planned.get(name) != value:
+                raise DeviceError(
+                    f"{task} was planned for {name} {planned.get(name)}, but this machine has {value}, which gives "
+                    "other bytes; use machines of one kind, with the same software"
+                )
 
     def recipe(self) -> dict[str, Any]:
         """JSON of which :func:`at_work` makes this context in another process."""
@@ -103,9 +117,10 @@ class Context:
             {"request": asdict(request), "spec": data.spec.to_dict(), "folder": str(self._shelf(data, number))}
             for number, (request, data) in enumerate(self.opened.items())
         ]
+        one_gpu = {"device": "cuda:0"} if self.compute.torch_device.type == "cuda" else {}  # a worker sees no other
         values = {
             "store": str(self.store.root.absolute()),
-            "compute": asdict(self.compute),
+            "compute": {**asdict(self.compute), **one_gpu},
             "cache": str(self.cache.absolute()) if self.cache else None,
             "opened": opened,
         }
@@ -113,7 +128,7 @@ class Context:
 
     def _shelf(self, data: Data, number: int) -> Path:
         """Where other processes find the images; a temporary folder that lives as long as this context, if need be."""
-        return shelve(data, Path(self._shelves.name) / str(number))
+        return shelve(data, lambda: Path(self._shelves.name) / str(number))
 
     @cached_property
     def _shelves(self) -> tempfile.TemporaryDirectory[str]:

@@ -27,6 +27,8 @@ from condense.engine.perform import Outcome, Settings, Workshop, log_outcome
 
 __all__ = ["Local"]
 
+HURRY_S = 1.0
+
 OVER_BUDGET = 86
 """Exit status of a child that went over its memory budget."""
 
@@ -92,14 +94,15 @@ class Local:
         self.environments = list(environments)
         self._inbox: Inbox = queue.Queue()
         self._children: dict[int, Child] = {}
+        self._hello: dict[str, Any] = {}
 
     def start(self, shop: Workshop, events: Path, settings: Settings, progress: Progress) -> None:
         self.events = str(events)
         self.log, self.progress, self._kills = EventLog(events), progress, memory_kills()
-        self._hello = {
-            "shop": shop.recipe(),
-            "settings": settings.to_dict(),
-        }
+        hello = {"shop": shop.recipe(), "settings": settings.to_dict()}
+        if self._children and hello != self._hello:
+            self.stop(HURRY_S)
+        self._hello = hello
 
     def submit(self, task: Task) -> None:
         child = next((one for one in self._children.values() if one.task is None), None) or self._begin()
