@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,21 +77,17 @@ class Stages:
 class Lane:
     """A report of its own within another: what it says is headed by its name."""
 
-    def __init__(self, outer: LineReport | BarReport, name: str) -> None:
+    def __init__(self, outer: LanedReport, name: str) -> None:
         self.outer, self.name = outer, name
 
     def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] = {}, /) -> None:
         self.outer.draw(f"{self.name}: {stage}", done, total, figures, self.name)
 
 
-class LineReport:
-    """Plain lines such as ``recover 400/1000, loss 3.21, 2 min left``, at most one every ``every_s`` seconds."""
+class LanedReport(ABC):
+    """Draws stages, each in its lane; the lane of no name is the report itself."""
 
-    def __init__(self, stream: TextIO, *, every_s: float = LINE_EVERY_S, clock: Clock = time.monotonic) -> None:
-        self.stream = stream
-        self.every_s = every_s
-        self.stages = Stages(clock)
-        self.due = clock() + min(FIRST_LINE_AFTER_S, every_s)
+    stages: Stages
 
     def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] = {}, /) -> None:
         self.draw(stage, done, total, figures)
@@ -100,6 +97,19 @@ class LineReport:
 
     def end_lane(self, name: str) -> None:
         self.stages.close_lane(name)
+
+    @abstractmethod
+    def draw(self, stage: str, done: int, total: int, figures: Mapping[str, float], lane: str = "") -> None: ...
+
+
+class LineReport(LanedReport):
+    """Plain lines such as ``recover 400/1000, loss 3.21, 2 min left``, at most one every ``every_s`` seconds."""
+
+    def __init__(self, stream: TextIO, *, every_s: float = LINE_EVERY_S, clock: Clock = time.monotonic) -> None:
+        self.stream = stream
+        self.every_s = every_s
+        self.stages = Stages(clock)
+        self.due = clock() + min(FIRST_LINE_AFTER_S, every_s)
 
     def draw(self, stage: str, done: int, total: int, figures: Mapping[str, float], lane: str = "") -> None:
         now = self.stages.clock()
@@ -113,7 +123,7 @@ class LineReport:
             self.stages.close(current, lane)
 
 
-class BarReport:
+class BarReport(LanedReport):
     """A bar for each stage under way; a stage that took long leaves one line behind when it is over."""
 
     def __init__(self, progress: Progress, *, clock: Clock = time.monotonic) -> None:
@@ -121,14 +131,8 @@ class BarReport:
         self.stages = Stages(clock)
         self.bars: dict[str, TaskID] = {}
 
-    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] = {}, /) -> None:
-        self.draw(stage, done, total, figures)
-
-    def lane(self, name: str) -> Report:
-        return Lane(self, name)
-
     def end_lane(self, name: str) -> None:
-        self.stages.close_lane(name)
+        super().end_lane(name)
         self._show_open()
 
     def draw(self, stage: str, done: int, total: int, figures: Mapping[str, float], lane: str = "") -> None:
