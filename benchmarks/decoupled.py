@@ -4,11 +4,12 @@
         --tuned benchmarks/results/tune-fashion-mnist.jsonl \\
         --results benchmarks/results/decoupled-fashion-mnist.jsonl --work runs/decoupled
 
-For one data set: 3 sets of each condition (SRe2L; CDA from noise; CDA from real images; random real images) labelled
+For one data set: 3 sets of each condition (random real images; SRe2L; CDA from noise; CDA from real images) labelled
 by one teacher, 3 students of each network per set, trained with the stored soft labels; random real images also with
 hard labels; and the same number of the same steps on all training images. Accuracy of the last step on the test
-images. Every finished set and student is kept in the store below --work and every result is appended to --results at
-once, so the script can be stopped and started at will. What the jobs cost goes to a file beside the results.
+images. A student takes two steps per epoch of labels. Every finished set and student is kept in the store below --work
+and every result is appended to --results at once, so the script can be stopped and started at will. What the jobs cost
+goes to a file beside the results.
 `python benchmarks/write_results.py` makes docs/results.md of all stored results.
 """
 
@@ -26,6 +27,7 @@ from condense.engine.store import Store
 from condense.evaluation.student import StudentRecipe
 from condense.pipeline import Context, DataRequest, distill, evaluate
 from condense.pipeline import resolve as resolve_recipe
+from condense.pipeline.execution import Execution
 from condense.training import OptimConfig
 
 CONDITIONS: dict[str, dict[str, Any]] = {
@@ -59,8 +61,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--sets", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=LABELS["epochs"], help="of labels")
+    parser.add_argument("--conditions", nargs="*", choices=[*CONDITIONS], default=[*CONDITIONS], metavar="NAME")
     parser.add_argument("--students", nargs="+", default=["resnet20", "convnet3-w64-bn"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1)
     return parser.parse_args()
 
 
@@ -70,8 +75,14 @@ def main() -> None:
     request = DataRequest(name=options.data, root=options.data_root)
     with drawn(quiet=False) as report:
         compute = resolve("cpu", "auto", options.threads)
-        context = Context(store=Store(options.work / "store"), compute=compute, report=report)
-        folders = [folder for title in CONDITIONS for folder in made(title, options, context)]
+        store = Store(options.work / "store")
+        context = Context(store=store, compute=compute, report=report, execution=Execution(workers=options.workers))
+        real = made("random", {"method": "random"}, options, context)
+        distilled = [
+            folder
+            for title in options.conditions
+            for folder in made(title, {**RECOVER, **best(CONDITIONS[title], options.tuned)}, options, context)
+        ]
         common: dict[str, Any] = {
             "data": request,
             "teachers": [options.teacher],
@@ -80,23 +91,21 @@ def main() -> None:
         }
         for student in options.students:
             common["students"] = [student]
-            evaluate(folders, context, seeds=options.seeds, targets=["soft"], against=["random"], **common)
-            common["only_against"] = True
-            evaluate(folders, context, seeds=options.seeds, targets=["hard"], against=["random"], **common)
-            evaluate(folders, context, seeds=1, targets=["soft"], against=["whole"], **common)
-            common["only_against"] = False
+            evaluate(real, context, seeds=1, targets=["soft"], against=["whole"], only_against=True, **common)
+            evaluate(real, context, seeds=options.seeds, targets=["soft", "hard"], against=[], **common)
+            evaluate([*real, *distilled], context, seeds=options.seeds, targets=["soft"], against=[], **common)
+        context.close()
     write_costs(context.store, options.results.with_suffix(".costs.json"))
 
 
-def made(title: str, options: argparse.Namespace, context: Context) -> list[Path]:
+def made(title: str, settings: dict[str, Any], options: argparse.Namespace, context: Context) -> list[Path]:
     """The sets of one condition."""
     recipe = {
         "data": {"name": options.data, "root": options.data_root},
         "ipc": options.ipc,
         "sets": options.sets,
-        "labels": LABELS,
-        **RECOVER,
-        **best(CONDITIONS[title], options.tuned),
+        "labels": {**LABELS, "epochs": options.epochs},
+        **settings,
     }
     out = options.work / options.results.stem / f"ipc{options.ipc}-{title}"
     return distill(resolve_recipe(recipe), context, out=out, teachers=[options.teacher])

@@ -28,7 +28,7 @@ same steps. Where a distilled set stands below `random`, its images are worth le
 
 
 def main() -> None:
-    tables = [decoupled(path) for path in sorted(RESULTS.glob("decoupled-*.jsonl"))]
+    tables = [decoupled(path) for path in sorted(RESULTS.glob("decoupled-*.jsonl"), key=lambda path: path.stem)]
     parts = [HEAD, *tables, recover(), loading()]
     PAGE.write_text("\n".join(part for part in parts if part))
 
@@ -37,7 +37,7 @@ def decoupled(path: Path) -> str:
     """One data set's table, settings and costs."""
     results = read_results(path)
     first = results[0]
-    lines = [f"## {first.data}, IPC {first.ipc}", ""]
+    lines = [f"## {first.data}, IPC {first.ipc}, {first.steps} steps", ""]
     if path.stem.endswith("-published"):
         lines += ["With the published step size of the images (0.25) and BatchNorm weight (0.01), 400 steps.", ""]
     lines += [markdown(rows_of(results)), "", settings(results), ""]
