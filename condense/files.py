@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from condense.errors import OutputError
 
 __all__ = [
+    "beside",
     "bytes_in_words",
     "canonical_json",
     "disk_errors",
     "fsync_folder",
     "publish_folder",
     "sha256_file",
+    "sweep",
     "write_atomic",
 ]
 
@@ -64,10 +69,29 @@ def fsync_folder(path: Path) -> None:
         os.close(handle)
 
 
+def beside(path: Path) -> Path:
+    """A name in the same folder for what will become ``path``: hidden, and nobody else's."""
+    return path.with_name(f".{path.name[:64]}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what processes left under names of :func:`beside` that were killed a day ago or more.
+
+    name: only what was to become this.
+    """
+    for path in folder.glob(f".{'*' if name is None else glob.escape(name[:64])}.*.tmp"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_ctime > STALE_S:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+STALE_S = 24 * 3600.0
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` under a temporary name, fsync, rename onto ``path``, fsync the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = beside(path)
     with disk_errors(path):
         try:
             with open(temporary, "wb") as file:

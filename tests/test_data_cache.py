@@ -140,12 +140,15 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, source: Counted, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_swept_after_a_day(tmp_path: Path, source: Counted) -> None:
-    for name, age in ((".old.tmp", 90_000), (".new.tmp", 60)):
-        (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
+def test_what_a_killed_process_left_is_swept_after_a_while(
+    tmp_path: Path, source: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("condense.files.STALE_S", 0.5)
+    (tmp_path / ".c.old.tmp").mkdir()
+    time.sleep(0.6)
+    (tmp_path / ".c.new.tmp").mkdir()
     open_cached(tmp_path / "c", source, GEOMETRY, silent)
-    assert {path.name for path in tmp_path.iterdir()} == {".new.tmp", "c"}
+    assert {path.name for path in tmp_path.iterdir()} == {".c.new.tmp", "c"}
 
 
 def test_progress_reaches_the_total(tmp_path: Path, source: Counted) -> None:

@@ -181,6 +181,17 @@ def test_a_full_disk_leaves_finished_work(
     assert len(done_jobs(context.store.root)) == jobs
 
 
+def test_a_set_half_copied_by_a_killed_process_is_removed_after_a_while(
+    context: Context, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("condense.files.STALE_S", 0.0)
+    for name in ("set", "other"):
+        (tmp_path / f".{name}.1234.abcd.tmp").mkdir()
+    make(context, tmp_path / "set", teacher)
+    assert not (tmp_path / ".set.1234.abcd.tmp").exists()
+    assert (tmp_path / ".other.1234.abcd.tmp").exists()
+
+
 def test_every_loop_uses_the_threads_it_was_given(tmp_path: Path, tiny_data: Data) -> None:
     """Sums depend on their number, which enters the ids of jobs; and more than asked for would wait for each other."""
     used: dict[str, set[int]] = {}

@@ -13,9 +13,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
-import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -30,7 +27,7 @@ from condense.data.parallel import in_order
 from condense.data.source import Bytes, Contents, Images, Normalisation, Source, digest
 from condense.data.spec import Split
 from condense.errors import DataError
-from condense.files import canonical_json, disk_errors, publish_folder, sha256_file
+from condense.files import beside, canonical_json, disk_errors, publish_folder, sha256_file, sweep
 from condense.progress import Report
 
 __all__ = ["Cached", "open_cached"]
@@ -38,8 +35,6 @@ __all__ = ["Cached", "open_cached"]
 SPLITS = ("train", "test")
 BLOCK = 16
 """Images decoded at a time by one thread: few enough to stop soon when interrupted amid large photographs."""
-
-STALE_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -99,21 +94,9 @@ def _check_file(path: Path, facts: dict[str, Any]) -> None:
 
 def _discard(folder: Path) -> None:
     """Move a damaged folder away before deleting it, so that no other process finds half of it."""
-    doomed = _beside(folder)
+    doomed = beside(folder)
     os.rename(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _beside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name[:16]}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what processes left that were killed while building, a day ago or more."""
-    for path in parent.glob(".*.tmp"):
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > STALE_S:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def _build(folder: Path, contents: Contents, geometry: Geometry, report: Report) -> None:
@@ -121,8 +104,8 @@ def _build(folder: Path, contents: Contents, geometry: Geometry, report: Report)
     splits = dict(zip(SPLITS, (contents.train, contents.test), strict=True))
     for name, images in splits.items():
         _check_labels(contents.classes, name, images)
-    _sweep(folder.parent)
-    temporary = _beside(folder)
+    sweep(folder.parent)
+    temporary = beside(folder)
     temporary.mkdir(parents=True)
     try:
         histogram = np.zeros((geometry.channels, 256), dtype=np.int64)

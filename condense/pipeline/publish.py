@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from pathlib import Path
 
 from condense.engine.job import Job
 from condense.engine.store import MANIFEST
 from condense.errors import OutputError
-from condense.files import disk_errors, publish_folder
+from condense.files import beside, disk_errors, publish_folder, sweep
 from condense.shards.setfile import read_set_json
 
 __all__ = ["publish", "refuse_other_files", "refuse_other_set"]
@@ -39,8 +38,9 @@ def publish(made: Path, folder: Path) -> Path:
     """Copy an artefact to where the user wants it, in one rename. What is there already stays."""
     if folder.is_dir() and any(folder.iterdir()):
         return folder
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = beside(folder)
     with disk_errors(folder):
+        sweep(folder.parent, folder.name)
         try:
             shutil.copytree(made, temporary, ignore=shutil.ignore_patterns(MANIFEST))
             if folder.is_dir():
