@@ -36,6 +36,8 @@ class Stage:
     name: str
     first: int
     started: float
+    line: str = ""
+    """What was last said of it."""
 
     def seconds_left(self, done: int, total: int, now: float) -> float | None:
         """At the pace so far; None before there is a pace. What a checkpoint brought along does not count."""
@@ -103,7 +105,7 @@ class LanedReport(ABC):
 
 
 class LineReport(LanedReport):
-    """Plain lines such as ``recover 400/1000, loss 3.21, 2 min left``, at most one every ``every_s`` seconds."""
+    """Plain lines such as ``recover 400/1000, loss 3.21, 2 min left``: every ``every_s`` seconds one for each lane."""
 
     def __init__(self, stream: TextIO, *, every_s: float = LINE_EVERY_S, clock: Clock = time.monotonic) -> None:
         self.stream = stream
@@ -114,10 +116,11 @@ class LineReport(LanedReport):
     def draw(self, stage: str, done: int, total: int, figures: Mapping[str, float], lane: str = "") -> None:
         now = self.stages.clock()
         current = self.stages.at(stage, done, lane)
+        left = current.seconds_left(done, total, now)
+        current.line = ", ".join([f"{stage} {done}/{total}", *shown(figures), *remaining(left)])
         if now >= self.due:
             self.due = now + self.every_s
-            left = current.seconds_left(done, total, now)
-            self.stream.write(", ".join([f"{stage} {done}/{total}", *shown(figures), *remaining(left)]) + "\n")
+            self.stream.write("".join(f"{stages[-1].line}\n" for stages in self.stages.lanes.values()))
             self.stream.flush()
         if done >= total:
             self.stages.close(current, lane)
@@ -185,13 +188,15 @@ def drawn(*, quiet: bool = False, stream: TextIO | None = None, every_s: float =
 def _bars(stream: TextIO) -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}", markup=False),
         console=Console(file=stream),
         transient=True,
+        expand=True,
     )

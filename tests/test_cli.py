@@ -309,10 +309,26 @@ def test_jobs_side_by_side_have_lanes_of_their_own() -> None:
     assert [task.description for task in progress.tasks] == ["jobs", "two: images"]
     report.end_lane("two")
     assert [task.description for task in progress.tasks] == ["jobs"]
-    lines = LineReport(stream, every_s=0, clock=clock)
-    lines.lane("one")("images", 1, 10)
-    lines.end_lane("one")
-    assert stream.getvalue().splitlines()[-1] == "one: images 1/10"
+
+
+def test_lines_say_how_far_each_lane_is() -> None:
+    clock, stream = Clock(), io.StringIO()
+    report = LineReport(stream, every_s=10, clock=clock)
+    one, two = report.lane("one"), report.lane("two")
+    report("jobs", 0, 3)
+    one("images", 1, 10)
+    clock.now = 2
+    two("images", 3, 10)
+    report.end_lane("one")
+    clock.now = 12
+    report("jobs", 1, 3)
+    assert stream.getvalue().splitlines() == [
+        "jobs 0/3",
+        "one: images 1/10",
+        "two: images 3/10",
+        "jobs 1/3, 24 s left",
+        "two: images 3/10",
+    ]
 
 
 def test_a_terminal_gets_bars_and_quiet_gets_nothing() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from condense.cli.options import DataName, Images, Machine, Quick, Recipe, Seed, Teachers, command
+from condense.cli.options import Distillation, Images, Machine, Recipe, command
 from condense.cli.output import pairs, say, say_json, table
 from condense.files import bytes_in_words
 from condense.quantities import duration, seconds_of
@@ -41,16 +41,10 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
+    wanted: Distillation,
     images: Images,
     recipe: Recipe,
     machine: Machine,
-    data: DataName = None,
-    method: Annotated[str | None, typer.Option(metavar="NAME", help="One of `condense methods`.")] = None,
-    ipc: Annotated[int | None, typer.Option(metavar="N", help="Images per class.")] = None,
-    sets: Annotated[int | None, typer.Option(metavar="S", help="Independent sets to make; 1 by default.")] = None,
-    teacher: Teachers = None,
-    seed: Seed = None,
-    quick: Quick = False,
     probe: Annotated[bool, typer.Option(help="Measure for some seconds how long it would take.")] = True,
     json: AsJson = False,
 ) -> None:
@@ -62,10 +56,9 @@ def plan(
     """
     from condense import pipeline
 
-    values = recipe.values(data=data, method=method, ipc=ipc, sets=sets, seed=seed)
+    request = wanted.request(images, recipe)
     with machine.context() as context:
-        request = pipeline.resolve(images.over(values), quick=quick)
-        made = pipeline.estimate(request, context, teachers=teacher or [], probe=probe)
+        made = pipeline.estimate(request, context, teachers=wanted.teacher or [], probe=probe)
         workers = context.execution.workers or 1
     if json:
         say_json({**dataclasses.asdict(made), "steps": made.steps})

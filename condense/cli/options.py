@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 if TYPE_CHECKING:
-    from condense.pipeline import Context, DataRequest
+    from condense.pipeline import Context, DataRequest, Request
 
 __all__ = [
     "DataName",
+    "Distillation",
     "Images",
     "Machine",
     "Quick",
@@ -115,6 +116,26 @@ class Recipe:
 
         below = read_yaml(self.config) if self.config else {}
         return merge(merge(below, parse_assignments(self.assignments or [])), given(**options))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """What is to be distilled, and how."""
+
+    data: DataName = None
+    method: Annotated[str | None, typer.Option(metavar="NAME", help="One of `condense methods`.")] = None
+    ipc: Annotated[int | None, typer.Option(metavar="N", help="Images per class.")] = None
+    sets: Annotated[int | None, typer.Option(metavar="S", help="Independent sets to make; 1 by default.")] = None
+    teacher: Teachers = None
+    seed: Seed = None
+    quick: Quick = False
+
+    def request(self, images: Images, recipe: Recipe) -> Request:
+        """These options laid over those of a recipe, checked."""
+        from condense import pipeline
+
+        values = recipe.values(data=self.data, method=self.method, ipc=self.ipc, sets=self.sets, seed=self.seed)
+        return pipeline.resolve(images.over(values), quick=self.quick)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from condense.cli.options import DataName, Images, Machine, Quick, Recipe, Seed, Teachers, command
+from condense.cli.options import DataName, Distillation, Images, Machine, Recipe, Seed, Teachers, command
 from condense.cli.output import pairs, say
 from condense.files import bytes_in_words
 
@@ -28,20 +28,14 @@ def register(app: typer.Typer) -> None:
 
 
 def distill(
+    wanted: Distillation,
     images: Images,
     recipe: Recipe,
     machine: Machine,
-    data: DataName = None,
-    method: Annotated[str | None, typer.Option(metavar="NAME", help="One of `condense methods`.")] = None,
-    ipc: Annotated[int | None, typer.Option(metavar="N", help="Images per class.")] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="The folder to write; default synthesized/DATA-ipcN-METHOD."),
     ] = None,
-    sets: Annotated[int | None, typer.Option(metavar="S", help="Independent sets to make; 1 by default.")] = None,
-    teacher: Teachers = None,
-    seed: Seed = None,
-    quick: Quick = False,
 ) -> None:
     """Distil a data set: teachers (trained unless given), images, labels, the finished set.
 
@@ -52,11 +46,9 @@ def distill(
     """
     from condense import pipeline
 
-    values = recipe.values(data=data, method=method, ipc=ipc, sets=sets, seed=seed)
-    values = images.over(values)
+    request = wanted.request(images, recipe)
     with machine.context() as context:
-        request = pipeline.resolve(values, quick=quick)
-        made = pipeline.distill(request, context, out=out, teachers=teacher or [])
+        made = pipeline.distill(request, context, out=out, teachers=wanted.teacher or [])
     for folder in made:
         describe(folder)
     suggest_next(made, data_options(request.data))

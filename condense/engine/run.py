@@ -279,7 +279,6 @@ class _Driver:
         )
 
     def _progress(self, task: Task, stage: str, done: int, total: int, figures: Mapping[str, float] = {}, /) -> None:
-        """Drawn in the job's own lane if there can be several at a time."""
-        report = self.report if self.executor.slots == 1 else lane(self.report, task.title)
-        report(stage, done, total, figures)
+        """Drawn in the job's own lane."""
+        lane(self.report, task.title)(stage, done, total, figures)
         self.watch(task, stage, done, total, figures)

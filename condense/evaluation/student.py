@@ -181,7 +181,7 @@ def _train(
         steps_per_epoch=batches.steps_per_epoch,
         compute=compute,
         report=report,
-        stage=f"student {recipe.network}, {recipe.targets} targets, set {set_index}, seed {seed}",
+        stage="steps",
         checkpoint=checkpoint,
     )
     return network, record

@@ -154,7 +154,7 @@ def student_job(
     if data is not None:
         common = common_of(data, context.data(data))
         where, sources = {**where, **common["where"]}, (*sources, *common["sources"])
-    title = f"student {recipe.network}, {recipe.targets} targets, set {set_index}, seed {seed}"
+    title = f"student {recipe.network}, set {set_index}, seed {seed}, {recipe.targets} targets"
     return Job("student", config, sources=sources, where=where, title=title)
 
 

@@ -249,7 +249,7 @@ def real_job(
         sources=common["sources"],
         inputs=teachers if recipe.targets == "soft" else (),
         where={**common["where"], "set": str(like.path)},
-        title=f"student {recipe.network} on all data, {recipe.targets} targets, set {like.index}, seed {seed}",
+        title=f"student {recipe.network} on all data, set {like.index}, seed {seed}, {recipe.targets} targets",
     )
 
 

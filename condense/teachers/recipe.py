@@ -104,7 +104,7 @@ def train_teacher(
         steps_per_epoch=steps,
         compute=compute,
         report=report,
-        stage="teacher",
+        stage="steps",
         checkpoint=checkpoint,
     )
     accuracy_heldout, accuracy_test = measure(network, data, held, spec, compute=compute, report=report)
@@ -149,6 +149,6 @@ def measure(
     network: nn.Module, data: Data, held: Indices, spec: DatasetSpec, *, compute: Compute, report: Report = silent
 ) -> tuple[float, float]:
     """Accuracy on the training images ``held`` and on ``data.test``, fed by the normalisation of ``spec``."""
-    train = predict(network, data.train.images[held], spec, compute=compute, report=report, stage="teacher, held out")
-    test = predict(network, data.test.images, spec, compute=compute, report=report, stage="teacher, test")
+    train = predict(network, data.train.images[held], spec, compute=compute, report=report, stage="held out")
+    test = predict(network, data.test.images, spec, compute=compute, report=report, stage="test")
     return accuracy(train, data.train.labels[held]), accuracy(test, data.test.labels)
