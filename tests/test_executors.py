@@ -327,6 +327,17 @@ def test_progress_of_workers_reaches_the_driver_and_the_log(shop: Shop, local: L
     assert events[-1] == "done"
 
 
+def test_a_worker_does_not_grow_over_500_jobs(shop: Shop) -> None:
+    """Each is allowed far less than what it writes."""
+    executor = Local(1)
+    run(lambda: [job(number, bytes=400_000) for number in range(500)], shop, executor=executor)
+    executor.stop(1.0)
+    assert len(shop.processes()) == 1
+    peaks = [event["peak_memory_bytes"] for event in finished_jobs(shop.store.root / "runs")]
+    assert len(peaks) == 500
+    assert peaks[-1] - peaks[50] < 450 * 10_000
+
+
 def test_the_claim_of_a_dead_run_is_taken_over(shop: Shop) -> None:
     one = job(1)
     root = shop.store.root
