@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from condense.engine.plan import missing
 from condense.engine.run import run
 from condense.engine.store import Store
 from condense.files import canonical_json, sha256_file
+from condense.memory import peak_memory
 
 RESULTS = Path(__file__).parent / "results" / "engine.json"
 
@@ -129,7 +129,7 @@ def fill(store: Store, job: Job) -> None:
 
 def plan_once(count: int, folder: Path) -> dict[str, Any]:
     """Seconds and memory to plan, and to resume where all but the result is done. In a process of its own."""
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    base = peak_memory()
     store, began = Store(folder), time.perf_counter()
     fresh = len(missing(tree(count), store))
     planned = time.perf_counter() - began
@@ -140,13 +140,12 @@ def plan_once(count: int, folder: Path) -> dict[str, Any]:
     left = missing(tree(count), Store(folder))
     resumed = time.perf_counter() - began
     assert len(left) == 1 + -(-count // 100), len(left)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "jobs": fresh,
         "plan_s": round(planned, 3),
         "resume_s": round(resumed, 3),
-        "peak_memory_bytes": 1024 * peak,
-        "of_which_before_bytes": 1024 * base,
+        "peak_memory_bytes": peak_memory(),
+        "of_which_before_bytes": base,
     }
 
 

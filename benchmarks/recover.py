@@ -20,7 +20,6 @@ import argparse
 import json
 import math
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from condense.checkpoint import NoCheckpoint
 from condense.data import DatasetSpec, open_data
 from condense.device import Compute, keep_buffers, resolve
 from condense.inversion import AdamConfig, Problem, Stage, invert, together
+from condense.memory import peak_memory
 from condense.methods.base import slot_blocks
 from condense.methods.cda import CDA
 from condense.methods.recovery import RecoveryConfig
@@ -166,7 +166,7 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"mean": statistics.mean(values), "sd": statistics.stdev(values), "n": len(values)}
 
 
-def peak_memory(compute: Compute) -> dict[str, Any]:
+def memory_of(compute: Compute) -> dict[str, Any]:
     """Peak memory, in bytes, of a process of its own that does a few steps of every job of IPC 50 at 32 px."""
     command = [
         sys.executable,
@@ -206,7 +206,7 @@ def memory_child(compute: Compute) -> None:
     )
     network = build("resnet20", channels=3, height=32, width=32, n_classes=10)
     method = CDA(RecoveryConfig(steps=3))
-    before = peak_bytes()
+    before = peak_memory()
     for job in method.jobs(spec, 50, 0, SEED):
         method.synthesise(
             job,
@@ -216,19 +216,7 @@ def memory_child(compute: Compute) -> None:
             report=silent,
             checkpoint=NoCheckpoint(),
         )
-    print(json.dumps({"before_jobs": before, "peak": peak_bytes(), "ipc": 50, "network": "resnet20"}))
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process.
-
-    On Linux not from `getrusage`, whose figure survives exec: it would be the parent's, where that is higher.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps({"before_jobs": before, "peak": peak_memory(), "ipc": 50, "network": "resnet20"}))
 
 
 def processor() -> str:
@@ -302,7 +290,7 @@ def main() -> None:
         },
         "loss_after_100_steps": losses,
         "loss_difference_float32": abs(losses["shipped_float32"] / losses["plain"] - 1),
-        "memory": peak_memory(compute),
+        "memory": memory_of(compute),
         "settings": {
             "rounds": given.rounds,
             "steps": given.steps,

@@ -13,7 +13,7 @@ PACKAGE = Path(condense.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"seeding", "progress", "quantities", "files", "device", "callables"},
+    {"seeding", "progress", "quantities", "files", "device", "memory", "callables"},
     {"checkpoint", "config", "console"},
     {"data", "networks"},
     {"training"},
@@ -30,7 +30,7 @@ LAYERS = [
 
 ONLY = {
     "shards": {"errors"},
-    "engine": {"errors", "files", "checkpoint", "progress"},
+    "engine": {"errors", "files", "memory", "checkpoint", "progress"},
     "views": {"errors", "seeding", "device"},
     "data": {"errors", "seeding", "files", "progress", "callables"},
     "networks": {"errors", "seeding", "callables"},

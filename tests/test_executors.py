@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +339,47 @@ def test_a_worker_does_not_grow_over_500_jobs(shop: Shop) -> None:
     peaks = [event["peak_memory_bytes"] for event in finished_jobs(shop.store.root / "runs")]
     assert len(peaks) == 500
     assert peaks[-1] - peaks[50] < 450 * 10_000
+
+
+@pytest.mark.parametrize("left", [None, "a dead run", ""])
+def test_of_many_runs_one_gets_the_claim(left: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for those that take over from a dead run at the same moment: there two may, seldom."""
+    neighbours = Neighbours(tmp_path)
+    monkeypatch.setattr(neighbours, "alive", lambda name: name.startswith("run"))
+    claims = [Claims(tmp_path, f"run {number}", neighbours) for number in range(4)]
+    start = threading.Barrier(len(claims))
+
+    def take(one: Claims, job_id: str) -> bool:
+        start.wait()
+        return one.take(job_id)
+
+    (tmp_path / "claims").mkdir()
+    twice = 0
+    with ThreadPoolExecutor(len(claims)) as pool:
+        for number in range(100):
+            if left is not None:
+                (tmp_path / "claims" / f"job {number}").write_text(left)
+            won = list(pool.map(take, claims, [f"job {number}"] * len(claims)))
+            assert any(won)
+            assert won[int(claims[0].holder(f"job {number}")[4:])]
+            twice += sum(won) > 1
+    assert len(list((tmp_path / "claims").iterdir())) == 100
+    assert twice == 0 or (twice < 20 and left is not None)
+
+
+def test_claims_work_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    neighbours = Neighbours(tmp_path)
+    monkeypatch.setattr(neighbours, "alive", lambda name: name == "one")
+    one, two = Claims(tmp_path, "one", neighbours), Claims(tmp_path, "two", neighbours)
+    assert one.take("job")
+    assert not two.take("job")
+    one.release("job")
+    assert two.take("job")
+    assert one.take("job")  # the second is dead
 
 
 def test_the_claim_of_a_dead_run_is_taken_over(shop: Shop) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +13,10 @@ from condense.checkpoint import Checkpoint, FileCheckpoint, Paused, never
 from condense.engine.events import EventLog
 from condense.engine.job import Task
 from condense.engine.store import Store
+from condense.memory import peak_memory
 from condense.progress import Report
 
-__all__ = ["Desk", "Outcome", "Settings", "Workshop", "out_of_memory", "peak_memory", "perform"]
+__all__ = ["Desk", "Outcome", "Settings", "Workshop", "out_of_memory", "perform"]
 
 
 @dataclass(frozen=True)
@@ -142,8 +141,3 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "DefaultCPUAllocator: can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
     )
-
-
-def peak_memory() -> int:
-    """The most memory this process has held so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

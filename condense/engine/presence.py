@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -160,19 +160,11 @@ class Claims:
     def take(self, job_id: str) -> bool:
         """Claim the job; False if a living run has it."""
         path = self.folder / job_id
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileNotFoundError:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return self.take(job_id)
-        except FileExistsError:
+        while not self._place(path):
             holder = self.holder(job_id)
             if holder not in ("", self.name) and self.neighbours.alive(holder):
                 return False
-            self._replace(path)
-        else:
-            with os.fdopen(handle, "w") as file:
-                file.write(self.name)
+            self._clear(path, holder)
         self.held.add(job_id)
         return True
 
@@ -194,7 +186,36 @@ class Claims:
         for job_id in list(self.held):
             self.release(job_id)
 
-    def _replace(self, path: Path) -> None:
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        temporary.write_text(self.name)
-        os.replace(temporary, path)
+    @cached_property
+    def _token(self) -> Path:
+        """A file that says whose claims these are; a claim is one more name of it, there with its content at once."""
+        token = self.folder.with_name("runs") / self.name / "claim"
+        for folder in (token.parent, self.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        token.write_text(self.name)
+        return token
+
+    def _place(self, path: Path) -> bool:
+        """Put the claim there, if there is none."""
+        try:
+            os.link(self._token, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            try:
+                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            except FileExistsError:
+                return False
+            with os.fdopen(handle, "w") as file:
+                file.write(self.name)
+        return True
+
+    def _clear(self, path: Path, holder: str) -> None:
+        """Remove the claim of ``holder``; one that another run put there in the meantime stays."""
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        with suppress(FileNotFoundError):
+            os.rename(path, aside)
+            if aside.read_text() != holder:
+                with suppress(OSError):
+                    os.link(aside, path)
+            aside.unlink()

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from condense.config import to_mapping
 from condense.data.spec import Data
 from condense.dataset import DistilledDataset
 from condense.device import Compute
-from condense.evaluation.results import Result, config_hash, peak_memory, versions
+from condense.evaluation.results import Result, config_hash, versions
 from condense.evaluation.student import StudentRecipe, evaluate_student
 from condense.files import sha256_file
+from condense.memory import peak_memory
 from condense.shards import set_bytes
 from condense.teachers import Teacher
 from condense.training import TrainRecord
@@ -122,5 +124,16 @@ def _measured(
         "versions": versions(),
         "compute": compute.identity(),
         "seconds": record.seconds,
-        "peak_memory": peak_memory(compute),
+        "peak_memory": peak_of(compute),
     }
+
+
+def peak_of(compute: Compute) -> int:
+    """Bytes: the most that tensors took on a CUDA device, else the most that this *process* ever held.
+
+    The process figure never falls: after a larger job in the same process it is that job's. The CUDA figure counts
+    from the last ``torch.cuda.reset_peak_memory_stats``.
+    """
+    if compute.torch_device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(compute.torch_device))
+    return peak_memory()

@@ -9,8 +9,6 @@ import json
 import math
 import os
 import platform
-import resource
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,11 +17,10 @@ from typing import Any, Literal
 
 import torch
 
-from condense.device import Compute
 from condense.errors import CondenseError
 from condense.files import canonical_json, disk_errors
 
-__all__ = ["Result", "ResultError", "append_result", "config_hash", "peak_memory", "read_results", "versions"]
+__all__ = ["Result", "ResultError", "append_result", "config_hash", "read_results", "versions"]
 
 RESULT_FORMAT = 1
 
@@ -193,15 +190,3 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def versions() -> dict[str, str]:
     """Of what a result depends on."""
     return {"python": platform.python_version(), "numpy": version("numpy"), "torch": torch.__version__}
-
-
-def peak_memory(compute: Compute) -> int:
-    """Bytes: the most that tensors took on a CUDA device, else the most that this *process* ever held.
-
-    The process figure never falls: after a larger job in the same process it is that job's. The CUDA figure counts
-    from the last ``torch.cuda.reset_peak_memory_stats``.
-    """
-    if compute.torch_device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(compute.torch_device))
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, kibibytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -29,6 +29,7 @@ from condense.engine.executors.wire import outcome_to
 from condense.engine.job import Task
 from condense.engine.perform import Desk, Settings, Workshop, perform
 from condense.engine.store import Store
+from condense.memory import resident_memory
 
 __all__ = ["main", "open_shop"]
 
@@ -93,17 +94,9 @@ class Progress:
             self.out.say({"progress": [stage, done, total, dict(figures)]})
 
 
-def resident() -> int:
-    """Bytes of memory that this process holds."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
-
-
 def watch_memory(budget: int) -> None:
     """End the process as soon as it holds more than ``budget`` bytes."""
-    while resident() <= budget:
+    while resident_memory() <= budget:
         time.sleep(LOOK_EVERY_S)
     os._exit(OVER_BUDGET)
 

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from condense.engine.events import EventLog
-from condense.engine.executors.child import Opened, resident
+from condense.engine.executors.child import Opened
 from condense.engine.executors.wire import outcome_to
 from condense.engine.job import Task
 from condense.engine.parcel import pack, receive
 from condense.engine.perform import Outcome, Settings, perform
 from condense.engine.store import Store
 from condense.errors import CondenseError, StoreError
+from condense.memory import resident_memory
 from condense.progress import silent
 
 __all__ = ["carry_out"]
@@ -99,7 +100,7 @@ def within(budget: int | None) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(WATCH_EVERY_S):
-            if resident() > budget:
+            if resident_memory() > budget:
                 signal.pthread_kill(main, signal.SIGUSR1)
 
     def refuse(*_: object) -> None:
