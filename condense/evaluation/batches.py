@@ -13,7 +13,7 @@ from torch import Tensor
 
 from condense.data.pixels import normalise
 from condense.data.spec import DatasetSpec, Split
-from condense.dataset import DistilledDataset, ReplayBatch, Targets, replay
+from condense.dataset import DistilledDataset, ReplayBatch, Targets, replay_step
 from condense.device import Compute
 from condense.labels.relabel import TeacherBN, batch_statistics, mean_logits
 from condense.teachers import Teacher
@@ -27,19 +27,25 @@ __all__ = ["OnlineLabels", "RealBatches", "ReplayBatches"]
 class ReplayBatches:
     """The labelled epochs of a set, over and over: exactly the views that the teachers labelled.
 
-    Targets are the stored logits (``soft``) or the classes, mixed as the images are (``hard``), float32 (b, K).
+    Targets are the logits (``soft``), stored or by ``labels`` as they are needed, or the classes, mixed as the images
+    are (``hard``), float32 (b, K).
     Raises :class:`~condense.shards.errors.NoLabels` for a set without labelled epochs.
     """
 
-    def __init__(self, dataset: DistilledDataset, targets: Targets) -> None:
+    def __init__(self, dataset: DistilledDataset, targets: Targets, labels: OnlineLabels | None = None) -> None:
         self.dataset = dataset
         self.spec = dataset.spec
         self.targets = targets
+        self.labels = labels
         self.steps_per_epoch = dataset.plan(0).n_steps
 
     def __call__(self, epoch: int, first_step: int) -> Iterator[Batch]:
         for made in self.dataset.epoch(epoch % self.dataset.epochs, first_step):
-            targets = made.logits if self.targets == "soft" and made.logits is not None else made.targets
+            targets = made.targets
+            if self.labels is not None:
+                targets = self.labels(made.images, made.groups)
+            elif self.targets == "soft" and made.logits is not None:
+                targets = made.logits
             yield Batch(normalise(made.images, self.spec), targets, made.groups)
 
 
@@ -107,4 +113,4 @@ class RealBatches:
 
     def _render(self, drawn: EpochPlan, index: int) -> ReplayBatch:
         take, labels = self.split.images.__getitem__, self.split.labels
-        return next(replay(take, labels, drawn, self.spec.n_classes, first_step=index))
+        return replay_step(take, labels, drawn, index, self.spec.n_classes)

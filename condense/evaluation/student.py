@@ -80,6 +80,7 @@ def train_student(
     dataset: DistilledDataset,
     recipe: StudentRecipe,
     *,
+    teachers: Sequence[Teacher] = (),
     seed: int,
     set_index: int = 0,
     compute: Compute,
@@ -88,12 +89,15 @@ def train_student(
 ) -> tuple[nn.Module, TrainRecord]:
     """A fresh network trained by replay of the set's labelled views.
 
+    ``teachers`` are needed for soft targets of a set that stores no labels (codec ``none``): those that it names.
+
     Its initial weights depend on (``seed``, ``set_index``) only: students of different sets are independent, and the
     same for every condition, so that conditions can be compared pair by pair. Raises :class:`NetworkError` for a
     network that cannot take the images, :class:`MethodError` naming the run and the step when the loss is not finite.
     """
+    online = recipe.targets == "soft" and dataset.codec.online
     return _train(
-        ReplayBatches(dataset, recipe.targets),
+        ReplayBatches(dataset, recipe.targets, _online(dataset, teachers, compute) if online else None),
         dataset.spec,
         recipe,
         epochs=recipe.epochs or dataset.epochs,
@@ -103,6 +107,18 @@ def train_student(
         report=report,
         checkpoint=checkpoint,
     )
+
+
+def _online(dataset: DistilledDataset, teachers: Sequence[Teacher], compute: Compute) -> OnlineLabels:
+    """The labels of a set that names its teachers instead of storing what they say."""
+    held = dataset.label_file()
+    wanted = [teacher["sha256"] for teacher in held.teachers]
+    if [teacher.sha256 for teacher in teachers] != wanted:
+        raise TeacherError(
+            f"{dataset.path} stores no soft labels and names the teachers {', '.join(one[:12] for one in wanted)}; "
+            "give those"
+        )
+    return OnlineLabels(teachers, compute, "batch" if held.teacher_bn == "batch" else "eval")
 
 
 def train_on_real(
@@ -135,7 +151,7 @@ def train_on_real(
         data.train,
         like.spec,
         like.views,
-        key(like.label_file(0).seed, "real-views", set_index),
+        key(like.label_file().seed, "real-views", set_index),
         steps_per_epoch=like.plan(0).n_steps,
         labels=OnlineLabels(teachers, compute, teacher_bn) if teachers else None,
     )

@@ -25,6 +25,7 @@ from condense.pipeline.plans import common_of, run_all, set_jobs, student_job
 from condense.pipeline.request import Request, request_of
 from condense.pipeline.teachers import build_for, given_teachers, stored_teachers
 from condense.shards import sets_in
+from condense.shards.codecs import spell
 from condense.teachers.recipe import TeacherRecipe
 
 __all__ = ["AGAINST", "TrainOutcome", "evaluate", "train"]
@@ -88,12 +89,14 @@ class _Given:
     @property
     def labels(self) -> LabelConfig:
         """How the set was labelled."""
-        held = self.dataset.label_file(0)
+        held = self.dataset.label_file()
         return LabelConfig(
             views=self.dataset.views,
             epochs=held.epochs,
             seed=held.seed,
-            codec=held.codec,
+            codec=spell(held.codec, held.settings),
+            pool=-(-held.epochs // held.pool),
+            draw="with" if held.draw == "with" else "without",
             teacher_bn=from_mapping(LabelConfig, {"teacher_bn": held.teacher_bn}).teacher_bn,
         )
 

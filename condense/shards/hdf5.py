@@ -33,7 +33,14 @@ from condense.shards.layout import MAX_DATASETS, MAX_ELEMENTS, MAX_TEXT, VERSION
 __all__ = ["Table"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-TYPES = {"|u1": h5t.STD_U8LE, "<u4": h5t.STD_U32LE, "<i8": h5t.STD_I64LE, "<f2": h5t.IEEE_F16LE}
+TYPES = {
+    "|u1": h5t.STD_U8LE,
+    "|i1": h5t.STD_I8LE,
+    "<u2": h5t.STD_U16LE,
+    "<u4": h5t.STD_U32LE,
+    "<i8": h5t.STD_I64LE,
+    "<f2": h5t.IEEE_F16LE,
+}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,6 @@ import numpy.typing as npt
 from condense.shards.errors import BadStructure
 
 __all__ = [
-    "CODEC_LAYOUTS",
-    "CodecLayout",
     "Column",
     "Columns",
     "Settings",
@@ -64,13 +62,16 @@ LABEL_ATTRIBUTES: dict[str, Kind] = {
     "view_version": "int",
     "seed": "int",
     "epochs": "int",
-    "first_epoch": "int",
+    "pool": "int",
+    "draw": "text",
+    "first_record": "int",
     "teachers": "text",
     "teacher_bn": "text",
     "codec": "text",
     "codec_settings": "text",
 }
 TEACHER_BN = ("eval", "batch")
+DRAWS = ("all", "with", "without")
 
 
 @dataclass(frozen=True)
@@ -93,25 +94,9 @@ CHECKSUMS = {"checksums": Column("<u4")}
 ROW_COLUMNS = {"labels": Column("<i8"), "slots": Column("<i8"), **CHECKSUMS}
 
 
-@dataclass(frozen=True)
-class CodecLayout:
-    """What a label codec stores: ``columns(n_items, n_classes, settings)``, and ``check`` of its settings."""
-
-    columns: Callable[[int, int, Settings], dict[str, Column]]
-    check: Callable[[Settings], str]
-
-
 def no_settings(settings: Settings) -> str:
     """The check of a canvas or codec without settings: what is wrong with them, or nothing."""
     return f'unknown setting "{next(iter(settings))}"' if settings else ""
-
-
-CODEC_LAYOUTS: dict[str, CodecLayout] = {
-    "full": CodecLayout(
-        columns=lambda n_items, n_classes, _: {"logits": Column("<f2", (n_items, n_classes))},
-        check=no_settings,
-    ),
-}
 
 
 def image_name(index: int) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from condense.errors import suggest
+from condense.shards.codecs import CODECS
 from condense.shards.decode import CANVASES
 from condense.shards.errors import BadChecksum, BadStructure, NotFinite, OutOfRange
 from condense.shards.layout import (
     CHECKSUMS,
-    CODEC_LAYOUTS,
+    DRAWS,
     MAX_SIDE,
     ROW_COLUMNS,
     SHA256,
@@ -29,6 +30,7 @@ __all__ = [
     "check_checksums",
     "check_columns",
     "check_finite",
+    "check_labels_of",
     "check_rows",
     "check_teachers",
     "image_columns",
@@ -52,16 +54,23 @@ def image_columns(attributes: Mapping[str, Any], path: Path) -> dict[str, Column
 
 def label_columns(attributes: Mapping[str, Any], path: Path) -> dict[str, Column]:
     """The datasets that a label file with these attributes has, once the attributes are right."""
-    for name, least in (("n_classes", 1), ("n_items", 1), ("view_version", 1), ("epochs", 1), ("first_epoch", 0)):
-        at_least(attributes, name, least, path)
+    least = {"n_classes": 1, "n_items": 1, "view_version": 1, "epochs": 1, "pool": 1, "first_record": 0}
+    for name, bound in least.items():
+        at_least(attributes, name, bound, path)
+    known(attributes, "draw", DRAWS, path)
+    epochs, pool = attributes["epochs"], attributes["pool"]
+    if pool > epochs or (attributes["draw"] == "all" and pool != epochs):
+        raise OutOfRange(
+            f'{path}: pool is {pool} of {epochs} epochs; expected at most {epochs}, and all for draw "all"'
+        )
     if not SHA256.fullmatch(attributes["images"]):
         raise BadStructure(f"{path}: images is no SHA-256 in lowercase hex")
     known(attributes, "teacher_bn", TEACHER_BN, path)
     json_object(attributes, "views", path)
     check_teachers(from_json(attributes["teachers"], f"{path}: teachers"), f"{path}: teachers")
-    codec = CODEC_LAYOUTS[known(attributes, "codec", CODEC_LAYOUTS, path)]
+    codec = CODECS[known(attributes, "codec", CODECS, path)]
     settings = json_object(attributes, "codec_settings", path)
-    if fault := codec.check(settings):
+    if fault := codec.check(settings, attributes["n_classes"]):
         raise BadStructure(f"{path}: codec_settings has {fault}")
     return {**codec.columns(attributes["n_items"], attributes["n_classes"], settings), **CHECKSUMS}
 
@@ -140,6 +149,16 @@ def check_finite(columns: Columns, path: Path) -> None:
         for record, values in enumerate(array):
             if not np.isfinite(values).all():
                 raise NotFinite(f'{path}: "{name}" of record {record} holds a number that is not finite')
+
+
+def check_labels_of(columns: Columns, attributes: Mapping[str, Any], path: Path) -> None:
+    """The numbers of every record of a label file, one in memory at a time."""
+    check_finite(columns, path)
+    codec, settings = CODECS[attributes["codec"]], json_object(attributes, "codec_settings", path)
+    for record in range(len(next(iter(columns.values())))):
+        held = {name: array[record] for name, array in columns.items() if name not in CHECKSUMS}
+        if fault := codec.fault(held, settings, attributes["n_classes"]):
+            raise OutOfRange(f"{path}: record {record} holds {fault}; get the file again")
 
 
 def check_checksums(columns: Columns, path: Path) -> None:

@@ -74,7 +74,7 @@ def verify_file(path: Path, deep: bool) -> Report:
         images = read_images(path, deep=deep)
     except NotASet:
         held = read_labels(path, deep=deep)
-        return Report(files=(path.name,), deep=deep, rows=0, items=held.n_items, epochs=len(held.held_epochs),
+        return Report(files=(path.name,), deep=deep, rows=0, items=held.n_items, epochs=len(held.held),
                       bytes=SetBytes(0, size, 0))  # fmt: skip
     return Report(files=(path.name,), deep=deep, rows=images.n_rows, items=images.n_items, epochs=0,
                   bytes=SetBytes(size, 0, 0))  # fmt: skip

@@ -31,7 +31,7 @@ from condense.shards.layout import (
     to_json,
 )
 from condense.shards.read import read_images
-from condense.shards.rules import check_columns, check_finite, check_rows, image_columns, label_columns
+from condense.shards.rules import check_columns, check_labels_of, check_rows, image_columns, label_columns
 
 __all__ = ["shard_slices", "write_images", "write_labels"]
 
@@ -87,7 +87,9 @@ def write_labels(
     view_version: int,
     seed: int,
     epochs: int,
-    first_epoch: int = 0,
+    pool: int | None = None,
+    draw: str = "all",
+    first_record: int = 0,
     teachers: Sequence[Mapping[str, str]],
     teacher_bn: str,
     codec: str = "full",
@@ -95,7 +97,7 @@ def write_labels(
 ) -> None:
     """Write the soft labels of every item to a new label file.
 
-    ``columns`` are the codec's datasets, for ``full`` ``{"logits": float16 (epochs, items, classes)}``; ``images``
+    ``columns`` are the codec's datasets, for ``full`` ``{"logits": float16 (records, items, classes)}``; ``images``
     are all image files of the set, in order of their names; ``views`` the plan's settings as a JSON object;
     ``teachers`` dictionaries of ``network`` and ``sha256``.
     """
@@ -110,14 +112,16 @@ def write_labels(
         "view_version": view_version,
         "seed": seed,
         "epochs": epochs,
-        "first_epoch": first_epoch,
+        "pool": epochs if pool is None else pool,
+        "draw": draw,
+        "first_record": first_record,
         "teachers": to_json([dict(teacher) for teacher in teachers]),
         "teacher_bn": teacher_bn,
         "codec": codec,
         "codec_settings": to_json(dict(settings or {})),
     }
     check_columns(columns, label_columns(attributes, path), path)
-    check_finite(columns, path)
+    check_labels_of(columns, attributes, path)
     write_table(path, attributes, columns)
 
 
