@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from condense.dataset import DistilledDataset, load, replay
+from condense.dataset import DistilledDataset, load, replay_step
 from condense.errors import ConfigError
 from condense.shards import SetInfo, image_name, label_name, write_images, write_labels, write_set
 from condense.shards.errors import BadHash, BadStructure, ForeignLabels, NoLabels, UnknownVersion
@@ -65,7 +65,7 @@ def make(
     for number, held in enumerate([range(2), range(2, EPOCHS)] if labelled else []):
         write_labels(
             folder / label_name(number), columns={"logits": logits()[held.start : held.stop]}, images=images,
-            views=views or VIEWS.to_dict(), view_version=view_version, seed=7, epochs=EPOCHS, first_epoch=held.start,
+            views=views or VIEWS.to_dict(), view_version=view_version, seed=7, epochs=EPOCHS, first_record=held.start,
             teachers=[TEACHER], teacher_bn="batch",
         )  # fmt: skip
     write_set(
@@ -239,7 +239,8 @@ def test_images_without_labels_can_be_replayed_too(folder: Path) -> None:
     distilled = load(folder)
     drawn = plan(VIEWS, 7, 0, N, 6, 8)
     labels = np.asarray(distilled.targets, dtype=np.int64)
-    for bare, full in zip(replay(pixels((6, 8, 3)).__getitem__, labels, drawn, K), distilled.epoch(0), strict=True):
+    for step, full in enumerate(distilled.epoch(0)):
+        bare = replay_step(pixels((6, 8, 3)).__getitem__, labels, drawn, step, K)
         assert bare.logits is None
         assert torch.equal(bare.images, full.images)
         assert torch.equal(bare.targets, full.targets)

@@ -40,7 +40,7 @@ from condense.evaluation import (
     train_student,
 )
 from condense.evaluation import student as student_module
-from condense.labels import LabelConfig, make_logits
+from condense.labels import LabelConfig, make_logits, store_labels
 from condense.shards import SetInfo, write_images, write_labels, write_set
 from condense.shards.errors import NoLabels
 from condense.teachers import Teacher, TeacherRecipe, train_teacher
@@ -95,17 +95,9 @@ def write(folder: Path, teachers: list[Teacher], labels: LabelConfig = LABELS) -
     slots = np.arange(15) // 3
     write_images(images, columns={"images": items.images}, labels=items.labels, slots=slots, spec=SPEC.to_dict())
     if teachers:
-        write_labels(
-            folder / "labels-00000.h5",
-            columns={"logits": make_logits(items.images, teachers, SPEC, labels, compute=CPU)},
-            images=[images],
-            views=labels.views.to_dict(),
-            view_version=VIEW_VERSION,
-            seed=labels.seed,
-            epochs=labels.epochs,
-            teachers=[{"network": held.info.network, "sha256": held.sha256} for held in teachers],
-            teacher_bn=labels.teacher_bn,
-        )
+        names = [{"network": held.info.network, "sha256": held.sha256} for held in teachers]
+        logits = make_logits(items.images, teachers, SPEC, labels, compute=CPU)
+        store_labels(folder, logits, labels, SPEC, images=[images], teachers=names)
     method = {"name": "random", "revision": 1}
     info = SetInfo(name="tiny", spec=SPEC.to_dict(), method=method, config={}, seeds={}, contains_real_images=True)
     write_set(folder, info)

@@ -192,12 +192,12 @@ def test_labels_come_back(tmp_path: Path) -> None:
     logits = np.random.default_rng(0).normal(size=(3, 6, 3)).astype(np.float16)
     write_labels(
         tmp_path / label_name(0), columns={"logits": logits}, images=images, views={"flip": 0.5}, view_version=4,
-        seed=-3, epochs=9, first_epoch=6, teachers=[TEACHER, TEACHER], teacher_bn="batch",
+        seed=-3, epochs=9, first_record=6, teachers=[TEACHER, TEACHER], teacher_bn="batch",
     )  # fmt: skip
     found = read_labels(tmp_path / label_name(0), deep=True)
     np.testing.assert_array_equal(found.columns["logits"], logits)
     assert found.images == images_id([sha256_of(images[0])])
-    assert (found.n_items, found.n_classes, found.held_epochs) == (6, 3, range(6, 9))
+    assert (found.n_items, found.n_classes, found.held) == (6, 3, range(6, 9))
     assert (found.views, found.view_version, found.seed, found.epochs) == ({"flip": 0.5}, 4, -3, 9)
     assert (found.teachers, found.teacher_bn, found.codec) == ([TEACHER, TEACHER], "batch", "full")
 
@@ -279,9 +279,9 @@ def test_shards_are_filled_from_the_front() -> None:
 def test_label_files_may_share_the_epochs(tmp_path: Path) -> None:
     images = [put_images(tmp_path / image_name(0))]
     put_labels(tmp_path / label_name(0), images, epochs=5, held=2)
-    put_labels(tmp_path / label_name(1), images, epochs=5, held=3, first_epoch=2)
+    put_labels(tmp_path / label_name(1), images, epochs=5, held=3, first_record=2)
     write_set(tmp_path, info())
-    assert [held.held_epochs for held in read_set(tmp_path, "deep").labels] == [range(2), range(2, 5)]
+    assert [held.held for held in read_set(tmp_path, "deep").labels] == [range(2), range(2, 5)]
 
 
 @pytest.mark.parametrize("name", sorted(CANVASES))
@@ -502,7 +502,7 @@ BROKEN_LABELS: dict[str, tuple[type[ShardError], dict[str, Any]]] = {
     "image file": (NotASet, {"format": "condense-images"}),
     "no hash": (BadStructure, {"images": "x"}),
     "no epochs": (OutOfRange, {"epochs": 0}),
-    "negative epoch": (OutOfRange, {"first_epoch": -1}),
+    "negative epoch": (OutOfRange, {"first_record": -1}),
     "other classes": (BadStructure, {"n_classes": 4}),
     "other items": (BadStructure, {"n_items": 5}),
     "overflowing items": (BadStructure, {"n_items": 2**62}),
@@ -583,10 +583,10 @@ def test_labels_of_other_images_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "second",
     [
-        {"first_epoch": 3, "held": 2},
-        {"first_epoch": 1, "held": 4},
-        {"first_epoch": 2, "seed": 6},
-        {"first_epoch": 2, "held": 2},
+        {"first_record": 3, "held": 2},
+        {"first_record": 1, "held": 4},
+        {"first_record": 2, "seed": 6},
+        {"first_record": 2, "held": 2},
     ],
 )
 def test_label_files_must_hold_every_epoch_of_one_plan_once(tmp_path: Path, second: dict[str, Any]) -> None:

@@ -25,16 +25,14 @@ from condense.evaluation.measure import measure_real, measure_set
 from condense.evaluation.results import Result
 from condense.evaluation.student import StudentRecipe, train_on_real, train_student
 from condense.files import canonical_json
-from condense.labels import LabelConfig, encode_labels, make_logits
+from condense.labels import LabelConfig, make_logits, store_labels
 from condense.methods import METHODS
 from condense.methods.base import Rows, SynthesisJob
 from condense.pipeline.context import Context
-from condense.shards import SetInfo, image_name, label_name, read_images, shard_slices, write_images, write_labels
+from condense.shards import SetInfo, image_name, read_images, shard_slices, write_images
 from condense.shards import write_set as finish_set
-from condense.shards.codecs import codec_of
 from condense.teachers import save_teacher
 from condense.teachers.recipe import TeacherRecipe, train_teacher
-from condense.views.config import VIEW_VERSION
 
 __all__ = ["WORKERS", "read_rows", "write_rows"]
 
@@ -122,9 +120,7 @@ def labels(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> N
     config = from_mapping(LabelConfig, job.config["labels"], "labels")
     files = image_files(inputs[0])
     teachers = context.teachers(inputs[1:])
-    owners = [read_images(path) for path in files]
-    pixels = np.concatenate([owner.decode() for owner in owners])
-    classes = np.concatenate([owner.labels for owner in owners])
+    pixels = np.concatenate([read_images(path).decode() for path in files])
     spec = context.data_of(job).spec
     logits = make_logits(
         pixels,
@@ -135,27 +131,8 @@ def labels(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> N
         report=desk.report,
         checkpoint=desk.checkpoint,
     )
-    codec, settings = codec_of(config.codec)
-    columns = encode_labels(logits, classes, config, spec)
-    records = len(next(iter(columns.values())))
-    record_bytes = sum(column[0].nbytes for column in columns.values())
-    for index, part in enumerate(shard_slices(records, record_bytes)):
-        write_labels(
-            desk.folder / label_name(index),
-            columns={name: column[part] for name, column in columns.items()},
-            images=files,
-            views=config.views.to_dict(),
-            view_version=VIEW_VERSION,
-            seed=config.seed,
-            epochs=config.epochs,
-            pool=-(-config.epochs // config.pool),
-            draw="all" if config.pool == 1 else config.draw,
-            first_record=part.start,
-            teachers=[{"network": one.info.network, "sha256": one.sha256} for one in teachers],
-            teacher_bn=config.teacher_bn,
-            codec=codec,
-            settings=settings,
-        )
+    names = [{"network": one.info.network, "sha256": one.sha256} for one in teachers]
+    store_labels(desk.folder, logits, config, spec, images=files, teachers=names)
 
 
 def image_files(folder: Path) -> list[Path]:
