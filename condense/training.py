@@ -116,17 +116,17 @@ def fit(
     steps_per_epoch: int,
     compute: Compute,
     report: Report = silent,
-    stage: str = "training",
+    name: str = "training",
     checkpoint: Checkpoint = NoCheckpoint(),
 ) -> TrainRecord:
     """Train ``network`` in place for ``epochs`` x ``steps_per_epoch`` steps; modules keep the mode they had.
 
     Convolutions run under ``compute.autocast()``, the loss and the weights in float32 (or the network's wider type).
-    With a checkpoint that holds a state the run goes on from there, bit by bit. Raises :class:`MethodError` naming
-    the step when a loss was not finite; such a state is never saved.
+    With a checkpoint that holds a state the run goes on from there, bit by bit. Raises :class:`MethodError` with
+    ``name`` and the step when a loss was not finite; such a state is never saved.
     """
     if epochs < 1 or steps_per_epoch < 1:
-        raise ConfigError(f"{stage} needs at least one epoch of one step, got {epochs} epochs of {steps_per_epoch}")
+        raise ConfigError(f"{name} needs at least one epoch of one step, got {epochs} epochs of {steps_per_epoch}")
     network.to(compute.torch_device).to(memory_format=torch.channels_last)
     run = _Run(network, optim, torch.zeros(epochs * steps_per_epoch, device=compute.torch_device))
     saved = checkpoint.load()
@@ -139,12 +139,12 @@ def fit(
             run.advance(batch, loss, compute)
             now = time.monotonic()
             if now - reported >= REPORT_EVERY_S and run.step < run.total:
-                run.report(report, stage)
+                run.report(report, name)
                 reported = now
             if checkpoint.due() and run.step < run.total:
-                run.check_finite(stage)
+                run.check_finite(name)
                 checkpoint.save(run.state(now - started))
-        run.report(report, stage)
+        run.report(report, name)
     means = run.losses.double().view(epochs, steps_per_epoch).mean(1).tolist()
     return TrainRecord(run.total, tuple(means), time.monotonic() - started)
 
@@ -169,16 +169,16 @@ class _Run:
         self.optimizer.step()
         self.step += 1
 
-    def report(self, report: Report, stage: str) -> None:
-        self.check_finite(stage)
+    def report(self, report: Report, name: str) -> None:
+        self.check_finite(name)
         recent = self.losses[max(0, self.step - 50) : self.step]
-        report(stage, self.step, self.total, {"loss": float(recent.mean())})
+        report("steps", self.step, self.total, {"loss": float(recent.mean())})
 
-    def check_finite(self, stage: str) -> None:
+    def check_finite(self, name: str) -> None:
         bad = torch.nonzero(~torch.isfinite(self.losses[: self.step]))
         if len(bad):
             raise MethodError(
-                f"{stage} diverged: the loss of step {int(bad[0]) + 1} of {self.total} is not finite; "
+                f"{name} diverged: the loss of step {int(bad[0]) + 1} of {self.total} is not finite; "
                 f"lower the learning rate (it is {self.optim.lr:g}) or use precision float32"
             )
 

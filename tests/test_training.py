@@ -253,7 +253,7 @@ def test_divergence_names_stage_and_first_bad_step() -> None:
             epochs=2,
             steps_per_epoch=4,
             compute=CPU,
-            stage="teacher",
+            name="teacher",
         )
     assert "\n" not in str(caught.value)
 
@@ -316,10 +316,10 @@ def test_reports_steps_and_loss_and_ends_at_the_total() -> None:
         steps_per_epoch=4,
         compute=CPU,
         report=lambda stage, done, total, figures={}: heard.append((stage, done, total, dict(figures))),
-        stage="student",
+        name="student",
     )
     stage, done, total, figures = heard[-1]
-    assert (stage, done, total) == ("student", 8, 8)
+    assert (stage, done, total) == ("steps", 8, 8)
     assert np.isfinite(figures["loss"])
 
 

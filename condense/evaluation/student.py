@@ -197,7 +197,7 @@ def _train(
         steps_per_epoch=batches.steps_per_epoch,
         compute=compute,
         report=report,
-        stage="steps",
+        name=f"student {recipe.network}, set {set_index}, seed {seed}, {recipe.targets} targets",
         checkpoint=checkpoint,
     )
     return network, record

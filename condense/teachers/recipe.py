@@ -104,7 +104,7 @@ def train_teacher(
         steps_per_epoch=steps,
         compute=compute,
         report=report,
-        stage="steps",
+        name="teacher",
         checkpoint=checkpoint,
     )
     accuracy_heldout, accuracy_test = measure(network, data, held, spec, compute=compute, report=report)
