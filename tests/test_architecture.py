@@ -72,7 +72,7 @@ def test_imports_point_one_way(part: str) -> None:
         return
     (level,) = [number for number, layer in enumerate(LAYERS) if part in layer]
     allowed = set().union(*LAYERS[: level + 1])
-    if level >= LAYERS.index({"methods", "dataset", "engine"}):
+    if level >= LAYERS.index({"labels", "inversion", "selection"}):
         allowed.add("shards")
     assert inside(part) <= allowed, f"{part} reaches up to {sorted(inside(part) - allowed)}"
 

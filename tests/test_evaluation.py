@@ -41,11 +41,11 @@ from condense.evaluation import (
 )
 from condense.evaluation import student as student_module
 from condense.labels import LabelConfig, make_logits, store_labels
-from condense.shards import SetInfo, write_images, write_labels, write_set
+from condense.shards import SetInfo, write_images, write_set
 from condense.shards.errors import NoLabels
 from condense.teachers import Teacher, TeacherRecipe, train_teacher
 from condense.training import Batch, OptimConfig
-from condense.views import VIEW_VERSION, ViewConfig, plan
+from condense.views import ViewConfig, plan
 from condense.views.render import render
 
 CPU = Compute()
@@ -160,6 +160,39 @@ def test_online_labels_are_those_that_would_be_stored(tmp_path: Path, teacher: T
             torch.testing.assert_close(made.images, kept.images, rtol=0, atol=0)
             torch.testing.assert_close(made.targets, kept.targets, rtol=2e-3, atol=2e-3)
             assert made.groups == kept.groups
+
+
+@pytest.mark.parametrize("teacher_bn", ["eval", "batch"])
+def test_a_set_can_name_its_teacher_instead_of_storing_labels(
+    tmp_path: Path, teacher: Teacher, teacher_bn: Any
+) -> None:
+    """The student sees what it would see of stored labels, up to float16."""
+    stored = write(tmp_path / "set", [teacher], replace(LABELS, teacher_bn=teacher_bn))
+    named = write(tmp_path / "named", [teacher], replace(LABELS, teacher_bn=teacher_bn, codec="none"))
+    online = ReplayBatches(named, "soft", OnlineLabels([teacher], CPU, teacher_bn))
+    for epoch in range(LABELS.epochs):
+        for made, kept in zip(online(epoch, 0), ReplayBatches(stored, "soft")(epoch, 0), strict=True):
+            torch.testing.assert_close(made.images, kept.images, rtol=0, atol=0)
+            torch.testing.assert_close(made.targets, kept.targets, rtol=2e-3, atol=2e-3)
+    recipe = replace(RECIPE, epochs=1)
+    _, record = train_student(named, recipe, teachers=[teacher], seed=0, compute=CPU)
+    assert record.losses == pytest.approx(train_student(stored, recipe, seed=0, compute=CPU)[1].losses, rel=1e-2)
+    train_student(named, replace(recipe, targets="hard"), seed=0, compute=CPU)
+    other = Teacher(teacher.network, replace(teacher.info, weights_sha256="0" * 64))
+    for wrong in ([], [other], [teacher, teacher]):
+        with pytest.raises(TeacherError, match="stores no soft labels and names the teachers"):
+            train_student(named, recipe, teachers=wrong, seed=0, compute=CPU)
+    with pytest.raises(NoLabels, match="no stored labels"):
+        load(named.path, targets="soft")
+
+
+@pytest.mark.parametrize("codec", ["int8", "topk:1", "distances", "static"])
+def test_students_learn_from_every_codec(tmp_path: Path, data: Data, teacher: Teacher, codec: str) -> None:
+    labels = replace(LABELS, codec=codec, pool=1 if codec == "static" else 2)
+    small = write(tmp_path / "set", [teacher], labels)
+    network, record = train_student(small, RECIPE, seed=0, compute=CPU)
+    assert record.steps == 40
+    assert evaluate_student(network, data, SPEC, compute=CPU) >= 0.8
 
 
 @pytest.mark.parametrize("per_epoch", [1, 3, 7, 40])

@@ -196,7 +196,19 @@ def test_what_does_not_fit_is_refused_before_any_work() -> None:
             make_logits(items(), [good], spec, config, weights=weights, compute=CPU)
 
 
-@pytest.mark.parametrize("settings", [{"epochs": 0}, {"codec": "ful"}, {"codec": "topk"}, {"codec": "full:2"}, {"pool": 0}, {"pool": 2, "codec": "static"}, {"draw": "all"}, {"teacher_bn": "train"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epochs": 0},
+        {"codec": "ful"},
+        {"codec": "topk"},
+        {"codec": "full:2"},
+        {"pool": 0},
+        {"pool": 2, "codec": "static"},
+        {"draw": "all"},
+        {"teacher_bn": "train"},
+    ],
+)
 def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
     (name, _) = next(iter(settings.items()))
     with pytest.raises(ConfigError, match=f"^{name} is "):
