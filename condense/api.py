@@ -144,14 +144,26 @@ def train(
     out: Path | str,
     seed: int = 0,
     data: Source | None = None,
+    teachers: Sequence[Path | str] = (),
     settings: Mapping[str, Any] | None = None,
     machine: Machine = Machine(),
     quiet: bool = False,
 ) -> TrainOutcome:
-    """Train one network on a set and write its weights to ``out``; with ``data`` also measure it."""
+    """Train one network on a set and write its weights to ``out``; with ``data`` also measure it.
+
+    ``teachers`` are only needed for a set that stores no soft labels and names its teachers instead.
+    """
     recipe = from_mapping(StudentRecipe, merge(settings or {}, {"network": student}), "student")
     with machine.context(quiet, data) as context:
-        return pipeline.train(Path(path), context, recipe=recipe, out=Path(out), seed=seed, data=_request(data))
+        return pipeline.train(
+            Path(path),
+            context,
+            recipe=recipe,
+            out=Path(out),
+            seed=seed,
+            data=_request(data),
+            teachers=[Path(one) for one in teachers],
+        )
 
 
 def evaluate(

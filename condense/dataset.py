@@ -150,6 +150,11 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
         return view_config(self.label_file())
 
     @property
+    def asks_teachers(self) -> bool:
+        """Whether soft labels are not stored, but asked of the teachers that the set names."""
+        return bool(self.files.labels) and self.codec.online
+
+    @property
     def codec(self) -> Codec:
         """How the soft labels are stored."""
         return CODECS[self.label_file().codec]
@@ -159,6 +164,10 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
         held = self.label_file()
         if not 0 <= epoch < held.pool:
             raise ConfigError(f"epoch is {epoch}; {self.path} has labels for epochs 0 to {held.pool - 1}")
+        return self._plan(epoch)
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        held = self.label_file()
         if epoch not in self._plans:
             if len(self._plans) >= max(1, PLANS_IN_MEMORY // len(self)):
                 self._plans.clear()
@@ -194,11 +203,16 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
         if not 0 <= epoch < held.epochs:
             raise ConfigError(f"epoch is {epoch}; {self.path} has labels for epochs 0 to {held.epochs - 1}")
         steps = draw_steps(held.draw, held.pool, held.seed, epoch, self.plan(0).n_steps)
-        return (self._step(int(number), int(step)) for number, step in steps[first_step:])
+        return (self._step(self.plan(int(number)), int(number), int(step)) for number, step in steps[first_step:])
 
-    def _step(self, epoch: int, step: int) -> ReplayBatch:
+    def fresh_epoch(self, epoch: int, first_step: int = 0) -> Iterator[ReplayBatch]:
+        """The batches of an epoch, from 0, of those that come after the labelled ones: other views, no logits."""
+        drawn = self._plan(self.label_file().pool + epoch)
+        images = (self.files.take, self._classes)
+        return (replay_step(*images, drawn, step, len(self.classes)) for step in range(first_step, drawn.n_steps))
+
+    def _step(self, drawn: EpochPlan, epoch: int, step: int) -> ReplayBatch:
         """One step of a labelled epoch; only its own images and labels are read."""
-        drawn = self.plan(epoch)
         positions, logits = drawn.step(step), None
         if not self.codec.online:
             items, partner = drawn.order[positions], drawn.partner[positions] - positions.start

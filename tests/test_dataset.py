@@ -68,8 +68,8 @@ def make(
     for number, held in enumerate([range(2), range(2, EPOCHS)] if labelled else []):
         write_labels(
             folder / label_name(number), columns={"logits": logits()[held.start : held.stop]}, images=images,
-            views=views or VIEWS.to_dict(), view_version=view_version, seed=7, epochs=epochs, pool=EPOCHS, draw=draw, first_record=held.start,
-            teachers=[TEACHER], teacher_bn="batch",
+            views=views or VIEWS.to_dict(), view_version=view_version, seed=7, epochs=epochs, pool=EPOCHS, draw=draw,
+            first_record=held.start, teachers=[TEACHER], teacher_bn="batch",
         )  # fmt: skip
     write_set(
         folder,

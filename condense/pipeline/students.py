@@ -50,14 +50,21 @@ def train(
     out: Path,
     seed: int = 0,
     data: DataRequest | None = None,
+    teachers: Sequence[Path] = (),
 ) -> TrainOutcome:
-    """Train one network on a set and write its weights to ``out`` (safetensors, with its name and spec)."""
+    """Train one network on a set and write its weights to ``out`` (safetensors, with its name and spec).
+
+    teachers: for a set that stores no soft labels, where the store does not have those that it names.
+    """
     dataset = load(path)
     build_for(dataset.spec, recipe.network)
     if data is not None:
         data = request_of(dataset.info, data)
         check_same_data(dataset.spec, context.data(data).spec)
-    job = student_job(path, recipe, seed, 0, context, data, weights=True)
+    asked: tuple[Job, ...] = ()
+    if recipe.targets == "soft" and dataset.asks_teachers:
+        asked = given_teachers(dataset.spec, teachers) if teachers else stored_teachers(dataset.info, context)
+    job = student_job(path, recipe, seed, 0, context, data, weights=True, teachers=asked)
     made = run_all(lambda: [job], context)[0]
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +150,8 @@ def evaluate(
         build_for(given[0].dataset.spec, name)
     names = condition_names(given)
     conditions = [] if only_against else [(names[one.path], one) for one in given]
-    makers = teachers_for(given[0], opened, context, teachers) if against else ()
+    asking = "soft" in targets and any(one.dataset.asks_teachers for one in given)
+    makers = teachers_for(given[0], opened, context, teachers) if against or asking else ()
     if "random" in against:
         conditions += [("random", one) for one in random_sets(given, request, opened, context, makers)]
     recipes = [
@@ -151,8 +159,12 @@ def evaluate(
         for name in students
         for kind in targets
     ]
+
+    def asked_by(one: _Given, recipe: StudentRecipe) -> tuple[Job, ...]:
+        return makers if recipe.targets == "soft" and one.dataset.asks_teachers else ()
+
     jobs = [
-        (condition, student_job(one.path, recipe, seed, one.index, context, request))
+        (condition, student_job(one.path, recipe, seed, one.index, context, request, teachers=asked_by(one, recipe)))
         for recipe in recipes
         for condition, one in conditions
         for seed in range(seeds)

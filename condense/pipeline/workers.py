@@ -162,10 +162,14 @@ def whole_set(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -
 
 
 def student(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
-    """Train a fresh network on a set and measure it on the test images. The set is an input or lies at ``where``."""
-    dataset = load(inputs[0] if inputs else job.where["set"])
+    """Train a fresh network on a set and measure it on the test images. Inputs: the teachers, if it has to ask them."""
+    dataset, teachers = load(job.where["set"]), context.teachers(inputs)
     recipe = from_mapping(StudentRecipe, job.config["recipe"], "student")
-    common: dict[str, Any] = {"seed": job.config["seed"], "set_index": job.config["set_index"]}
+    common: dict[str, Any] = {
+        "teachers": teachers,
+        "seed": job.config["seed"],
+        "set_index": job.config["set_index"],
+    }
     network, record = train_student(
         dataset,
         recipe,
