@@ -204,7 +204,7 @@ def test_every_loop_uses_the_threads_it_was_given(tmp_path: Path, tiny_data: Dat
     )
     folder = make(context, tmp_path / "set")
     evaluate([folder], context, students=["convnet2-w8-bn"], seeds=1, data=REQUEST, against=(), student=STUDENT)
-    for loop in ("teacher", "images", "labels", "student"):
+    for loop in ("steps", "images", "labels"):
         assert used[loop] == {3}, loop
     assert torch.get_num_threads() == 1
 
