@@ -29,6 +29,7 @@ from condense.shards import (
     write_labels,
     write_set,
 )
+from condense.shards.codecs import CODECS, Seen
 from condense.shards.decode import CANVASES
 from condense.shards.errors import (
     BadChecksum,
@@ -502,7 +503,17 @@ BROKEN_LABELS: dict[str, tuple[type[ShardError], dict[str, Any]]] = {
     "image file": (NotASet, {"format": "condense-images"}),
     "no hash": (BadStructure, {"images": "x"}),
     "no epochs": (OutOfRange, {"epochs": 0}),
-    "negative epoch": (OutOfRange, {"first_record": -1}),
+    "negative record": (OutOfRange, {"first_record": -1}),
+    "no pool": (OutOfRange, {"pool": 0}),
+    "pool above the epochs": (OutOfRange, {"pool": 3, "draw": "with"}),
+    "a part drawn as all": (OutOfRange, {"epochs": 3}),
+    "unknown draw": (BadStructure, {"draw": "some"}),
+    "epochs without end": (TooBig, {"epochs": 10**15, "draw": "with"}),
+    "settings of another codec": (BadStructure, {"codec_settings": '{"k":1}'}),
+    "no setting for a codec that needs one": (BadStructure, {"codec": "topk"}),
+    "all classes as the greatest": (BadStructure, {"codec": "topk", "codec_settings": '{"k":3}'}),
+    "datasets of another codec": (BadStructure, {"codec": "topk", "codec_settings": '{"k":2}'}),
+    "one record for a codec that has one": (BadStructure, {"codec": "none"}),
     "other classes": (BadStructure, {"n_classes": 4}),
     "other items": (BadStructure, {"n_items": 5}),
     "overflowing items": (BadStructure, {"n_items": 2**62}),
@@ -524,6 +535,40 @@ def test_broken_label_files_are_named(tmp_path: Path, fault: str) -> None:
     with pytest.raises(ShardError, match=r"labels\.h5") as raised:
         read_labels(path)
     assert type(raised.value) is expected
+
+
+WRONG_LABELS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[float, str]]]] = {
+    "int8": ("int8", {}, {"levels": (-128, "a level of -128"), "scale": (-1, "a scale below 0")}),
+    "topk": ("topk", {"k": 2}, {"indices": (3, "class 3 of 3")}),
+    "topk order": ("topk", {"k": 2}, {"indices": (1, "do not increase")}),
+    "distances": ("distances", {}, {"distances": (-0.5, "a distance below 0")}),
+    "none": ("none", {}, {"online": (0, "no 1")}),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_LABELS)
+def test_numbers_of_labels_must_mean_something_even_with_fitting_checksums(tmp_path: Path, fault: str) -> None:
+    codec, settings, wrong = WRONG_LABELS[fault]
+    seen = Seen(classes=np.arange(6) % 3, partner=np.arange(6), lam=np.ones(6))
+    images = [put_images(tmp_path / image_name(0))]
+    arrays = CODECS[codec].encode(np.zeros((6, 3), np.float16), seen, settings)
+    columns = {name: array[None] for name, array in arrays.items()}
+    common: dict[str, Any] = {
+        "images": images, "views": {}, "view_version": 1, "seed": 0, "epochs": 1, "teachers": [],
+        "teacher_bn": "eval", "codec": codec, "settings": settings,
+    }  # fmt: skip
+    for number, (name, (value, message)) in enumerate(wrong.items()):
+        path = tmp_path / label_name(number)
+        write_labels(path, columns=columns, **common)
+        read_labels(path, deep=True)
+        broken = columns[name].copy()
+        broken[...] = value
+        rewrite(path, datasets={name: broken})
+        with pytest.raises(OutOfRange, match=f"record 0 holds {message}|record 0 holds classes"):
+            read_labels(path, deep=True)
+        with pytest.raises(OutOfRange, match="record 0 holds"):
+            write_labels(tmp_path / "new.h5", columns={**columns, name: broken}, **common)
+        assert not (tmp_path / "new.h5").exists()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

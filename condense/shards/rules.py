@@ -12,10 +12,11 @@ import numpy.typing as npt
 from condense.errors import suggest
 from condense.shards.codecs import CODECS
 from condense.shards.decode import CANVASES
-from condense.shards.errors import BadChecksum, BadStructure, NotFinite, OutOfRange
+from condense.shards.errors import BadChecksum, BadStructure, NotFinite, OutOfRange, TooBig
 from condense.shards.layout import (
     CHECKSUMS,
     DRAWS,
+    MAX_EPOCHS,
     MAX_SIDE,
     ROW_COLUMNS,
     SHA256,
@@ -59,6 +60,8 @@ def label_columns(attributes: Mapping[str, Any], path: Path) -> dict[str, Column
         at_least(attributes, name, bound, path)
     known(attributes, "draw", DRAWS, path)
     epochs, pool = attributes["epochs"], attributes["pool"]
+    if epochs > MAX_EPOCHS:
+        raise TooBig(f"{path} is for {epochs} epochs; the limit is {MAX_EPOCHS}")
     if pool > epochs or (attributes["draw"] == "all" and pool != epochs):
         raise OutOfRange(
             f'{path}: pool is {pool} of {epochs} epochs; expected at most {epochs}, and all for draw "all"'
