@@ -79,7 +79,7 @@ def done_jobs(store: Path) -> list[str]:
 
 def test_a_set_is_made_whole_and_can_be_used(context: Context, tmp_path: Path) -> None:
     folder = make(context, tmp_path / "set")
-    assert verify(folder, deep=True).rows == 2 * 3
+    assert verify(folder, "deep").rows == 2 * 3
     dataset = condense.load(folder)
     assert dataset.targets == [0, 1, 2, 0, 1, 2]
     assert dataset.epochs == 3
@@ -95,7 +95,7 @@ def test_every_codec_goes_the_whole_way(
     """Distilled, verified, evaluated beside random images labelled alike, and trained on, all from what was stored."""
     pool = 1 if codec in ("static", "none") else 2
     folder = make(context, tmp_path / "set", teacher, labels={**LABELS, "codec": codec, "pool": pool})
-    assert verify(folder, deep=True).epochs == 3
+    assert verify(folder, "deep").epochs == 3
     common: dict[str, Any] = {"students": ["convnet2-w8-bn"], "seeds": 1, "data": REQUEST, "student": STUDENT}
     ours, random = evaluate([folder], context, targets=["soft"], against=["random"], **common)
     assert ours.bytes_labels == pytest.approx(random.bytes_labels, abs=50)

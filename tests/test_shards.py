@@ -40,6 +40,7 @@ from condense.shards.errors import (
     ForbiddenStorage,
     ForbiddenType,
     ForeignLabels,
+    Hostile,
     Incomplete,
     MissingFile,
     NotASet,
@@ -49,6 +50,7 @@ from condense.shards.errors import (
     UnknownVersion,
 )
 from condense.shards.layout import images_id, record_checksums, sha256_of
+from condense.shards.read import Level
 
 GOLDEN = Path(__file__).parent / "golden" / "set-v1"
 GOLDEN_HDF5 = "2.0.0"
@@ -254,7 +256,7 @@ def test_checksum_is_the_crc_of_the_record() -> None:
 
 def test_report_counts_bytes_and_rows(tmp_path: Path) -> None:
     folder = put_set(tmp_path / "set")
-    report = verify(folder, deep=True)
+    report = verify(folder, "deep")
     assert report.files == ("set.json", image_name(0), image_name(1), label_name(0))
     assert (report.rows, report.items, report.epochs) == (6, 6, 2)
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
@@ -263,7 +265,7 @@ def test_report_counts_bytes_and_rows(tmp_path: Path) -> None:
     assert report.bytes.total == sum(sizes.values()) - sizes["README.md"]
     assert set_bytes(read_set(folder)) == report.bytes
     assert verify(folder / image_name(1)).rows == 3
-    assert verify(folder / label_name(0), deep=True).epochs == 2
+    assert verify(folder / label_name(0), "deep").epochs == 2
 
 
 def test_card_says_what_matters(tmp_path: Path) -> None:
@@ -580,7 +582,7 @@ def test_logits_must_be_finite_even_with_fitting_checksums(tmp_path: Path, bad: 
     reseal(folder)
     read_set(folder, "hashes")
     with pytest.raises(NotFinite, match="record 1"):
-        verify(folder, deep=True)
+        verify(folder, "deep")
     images = [folder / image_name(0), folder / image_name(1)]
     with pytest.raises(NotFinite):
         write_labels(
@@ -600,7 +602,7 @@ def test_a_changed_byte_is_found(tmp_path: Path, name: str) -> None:
         read_set(folder, "hashes")
     for _ in range(2):
         with pytest.raises(BadChecksum, match=f"{name}: record 0"):
-            verify(folder, deep=True)
+            verify(folder, "deep")
         reseal(folder)
 
 
@@ -835,3 +837,46 @@ def test_a_set_needs_images_and_valid_words(tmp_path: Path) -> None:
     with pytest.raises(BadStructure, match="classes"):
         write_set(tmp_path, info({**spec(), "classes": ["a", "a", "b"]}))
     assert not (tmp_path / "set.json").exists()
+
+
+# In a process of its own
+
+
+@pytest.mark.parametrize("level", ["structure", "hashes", "deep"])
+def test_isolated_checking_says_the_same(tmp_path: Path, level: Level) -> None:
+    folder = put_set(tmp_path / "set")
+    for path in (folder, folder / image_name(1), folder / label_name(0)):
+        assert verify(path, level, isolated=True) == verify(path, level)
+    rewrite(folder / label_name(0), attributes={"codec": "ful"})
+    reseal(folder)
+    with pytest.raises(BadStructure) as here:
+        verify(folder, level)
+    with pytest.raises(BadStructure) as apart:
+        verify(folder, level, isolated=True)
+    assert str(apart.value) == str(here.value)
+    with pytest.raises(NotASet, match="there is no such folder"):
+        verify(tmp_path / "nowhere", isolated=True)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", r"crashed the reader \(SIGSEGV\)"),
+        ("held = bytearray(2 * 10**9)", "takes more than 1000000000 bytes of memory"),
+        ("import time; time.sleep(60)", "did not end in 5 s"),
+        ("import os; os._exit(3)", r"ended the reader \(status 3\)"),
+    ],
+)
+def test_a_reader_that_fails_does_not_take_the_caller_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str, message: str
+) -> None:
+    """The child runs a `verify` that misbehaves as a hostile file might make it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, condense.shards\n"
+        f"def verify(*_):\n    {act}\n"
+        "sys.modules['condense.shards.verify'].verify = verify\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("condense.shards.isolated.PATIENCE_S", 5.0)
+    with pytest.raises(Hostile, match=message):
+        verify(put_set(tmp_path / "set"), isolated=True)

@@ -44,7 +44,8 @@ distilled = condense.load("{name}")        # a torchvision-style Dataset
 image, label = distilled[0]
 ```
 
-Settings, the hash of every file and the normalisation are in `set.json`. `condense verify PATH` checks the files.
+Settings, the hash of every file and the normalisation are in `set.json`.
+`condense verify PATH` checks the files; add `--deep --isolated` if you do not know who made them.
 """
 
 
