@@ -29,7 +29,6 @@ from condense.shards import (
     write_labels,
     write_set,
 )
-from condense.shards.decode import CANVASES
 from condense.shards.errors import (
     BadChecksum,
     BadHash,
@@ -282,13 +281,6 @@ def test_label_files_may_share_the_epochs(tmp_path: Path) -> None:
     put_labels(tmp_path / label_name(1), images, epochs=5, held=3, first_epoch=2)
     write_set(tmp_path, info())
     assert [held.held_epochs for held in read_set(tmp_path, "deep").labels] == [range(2), range(2, 5)]
-
-
-@pytest.mark.parametrize("name", sorted(CANVASES))
-def test_items_of_a_canvas_have_one_row_each(name: str) -> None:
-    canvas = CANVASES[name]
-    columns = {key: np.zeros((3, *column.shape), column.dtype) for key, column in canvas.columns((4, 5, 2), {}).items()}
-    assert canvas.decode(columns, {}, slice(None)).shape == (3 * canvas.items_per_row({}), 4, 5, 2)
 
 
 # Every way of being wrong has its name: image files
