@@ -30,7 +30,6 @@ from condense.shards import (
     write_set,
 )
 from condense.shards.codecs import CODECS, Seen
-from condense.shards.decode import CANVASES
 from condense.shards.errors import (
     BadChecksum,
     BadHash,
@@ -285,13 +284,6 @@ def test_label_files_may_share_the_epochs(tmp_path: Path) -> None:
     put_labels(tmp_path / label_name(1), images, epochs=5, held=3, first_record=2)
     write_set(tmp_path, info())
     assert [held.held for held in read_set(tmp_path, "deep").labels] == [range(2), range(2, 5)]
-
-
-@pytest.mark.parametrize("name", sorted(CANVASES))
-def test_items_of_a_canvas_have_one_row_each(name: str) -> None:
-    canvas = CANVASES[name]
-    columns = {key: np.zeros((3, *column.shape), column.dtype) for key, column in canvas.columns((4, 5, 2), {}).items()}
-    assert canvas.decode(columns, {}, slice(None)).shape == (3 * canvas.items_per_row({}), 4, 5, 2)
 
 
 # Every way of being wrong has its name: image files

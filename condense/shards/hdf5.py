@@ -37,6 +37,7 @@ TYPES = {
     "|u1": h5t.STD_U8LE,
     "|i1": h5t.STD_I8LE,
     "<u2": h5t.STD_U16LE,
+    "<i2": h5t.STD_I16LE,
     "<u4": h5t.STD_U32LE,
     "<i8": h5t.STD_I64LE,
     "<f2": h5t.IEEE_F16LE,
@@ -117,9 +118,11 @@ class Table:
     def columns(self, rules: Mapping[str, Column], records: int | None = None) -> Columns:
         """The datasets of ``rules`` as read-only memory maps, after all of them have been checked."""
         places = self.places(rules)
-        counts = {place.shape[0] for place in places.values()}
-        if len(counts) > 1:
-            raise BadStructure(f"{self.path}: datasets have {sorted(counts)} records; expected one first dimension")
+        shared = {place.shape[0] for place in places.values() if place.column.shared}
+        counts = {place.shape[0] for place in places.values() if not place.column.shared}
+        for kind, found in (("datasets", counts), ("shared datasets", shared)):
+            if len(found) > 1:
+                raise BadStructure(f"{self.path}: {kind} have {sorted(found)} records; expected one first dimension")
         if records is not None and counts != {records}:
             raise BadStructure(f"{self.path} has {counts.pop()} records; expected {records}")
         self._check_overlap(places)

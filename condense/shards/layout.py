@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ __all__ = [
     "Column",
     "Columns",
     "Settings",
+    "all_checksums",
     "image_name",
     "images_id",
     "label_name",
@@ -77,10 +78,14 @@ DRAWS = ("all", "with", "without")
 
 @dataclass(frozen=True)
 class Column:
-    """One dataset: its little-endian NumPy type and its shape without the first dimension."""
+    """One dataset: its little-endian NumPy type, its shape without the first dimension, and whose records it holds.
+
+    The first dimension of ``shared`` columns is their own: their records are used by many of the file's.
+    """
 
     dtype: str
     shape: tuple[int, ...] = ()
+    shared: bool = False
 
     @property
     def record_bytes(self) -> int:
@@ -92,6 +97,7 @@ class Column:
 
 
 CHECKSUMS = {"checksums": Column("<u4")}
+SHARED_CHECKSUMS = {"shared_checksums": Column("<u4", shared=True)}
 ROW_COLUMNS = {"labels": Column("<i8"), "slots": Column("<i8"), **CHECKSUMS}
 
 
@@ -130,6 +136,15 @@ def record_checksums(columns: Columns) -> npt.NDArray[np.uint32]:
         for array in arrays:
             crc = zlib.crc32(array[record : record + 1].data, crc)
         sums[record] = crc
+    return sums
+
+
+def all_checksums(columns: Columns, shared: Collection[str] = ()) -> dict[str, npt.NDArray[np.uint32]]:
+    """The checksum columns that belong to ``columns``, of which those named in ``shared`` have their own."""
+    own = {name: array for name, array in columns.items() if name not in shared}
+    sums = {"checksums": record_checksums(own)}
+    if shared:
+        sums["shared_checksums"] = record_checksums({name: columns[name] for name in shared})
     return sums
 
 

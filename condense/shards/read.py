@@ -28,12 +28,14 @@ from condense.shards.layout import (
     sha256_of,
 )
 from condense.shards.rules import (
+    check_canvas,
     check_checksums,
     check_labels_of,
     check_rows,
     image_columns,
     json_object,
     label_columns,
+    shared_names,
 )
 from condense.shards.setfile import SetInfo, read_set_json
 
@@ -73,7 +75,7 @@ class ImageFile:
 
     def decode(self, items: Items = slice(None)) -> npt.NDArray[np.uint8]:
         """uint8 (items, H, W, C) of a slice or an array of item numbers of this file."""
-        return CANVASES[self.canvas].decode(self.columns, self.settings, items)
+        return CANVASES[self.canvas].decode(self.columns, self.item_shape, self.settings, items)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +163,12 @@ def read_images(path: Path | str, *, deep: bool = False) -> ImageFile:
     path = Path(path)
     with Table.open(path) as table:
         found = table.attributes(IMAGE_ATTRIBUTES, IMAGES_FORMAT)
-        columns = table.columns(image_columns(found, path))
+        rules = image_columns(found, path)
+        columns = table.columns(rules)
     check_rows(columns["labels"], columns["slots"], found["n_classes"], path)
+    check_canvas(columns, found, path)
     if deep:
-        check_checksums(columns, path)
+        check_checksums(columns, path, shared_names(rules))
     return ImageFile(
         path=path,
         columns=columns,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ from condense.shards.layout import (
     MAX_SIDE,
     ROW_COLUMNS,
     SHA256,
+    SHARED_CHECKSUMS,
     TEACHER_BN,
     Column,
     Columns,
+    all_checksums,
     from_json,
-    record_checksums,
 )
 
 __all__ = [
+    "check_canvas",
     "check_checksums",
     "check_columns",
     "check_finite",
@@ -37,6 +39,7 @@ __all__ = [
     "image_columns",
     "json_object",
     "label_columns",
+    "shared_names",
 ]
 
 
@@ -46,11 +49,18 @@ def image_columns(attributes: Mapping[str, Any], path: Path) -> dict[str, Column
     shape = attributes["item_shape"]
     if len(shape) != 3 or not all(1 <= side <= MAX_SIDE for side in shape):
         raise OutOfRange(f"{path}: item_shape is {tuple(shape)}; expected height, width, channels of 1 to {MAX_SIDE}")
+    height, width, channels = shape
     canvas = CANVASES[known(attributes, "canvas", CANVASES, path)]
     settings = json_object(attributes, "canvas_settings", path)
-    if fault := canvas.check(settings):
+    if fault := canvas.check((height, width, channels), settings):
         raise BadStructure(f"{path}: canvas_settings has {fault}")
-    return {**canvas.columns(tuple(shape), settings), **ROW_COLUMNS}
+    columns = {**canvas.columns((height, width, channels), settings), **ROW_COLUMNS}
+    return {**columns, **SHARED_CHECKSUMS} if shared_names(columns) else columns
+
+
+def shared_names(rules: Mapping[str, Column]) -> set[str]:
+    """The datasets whose records are shared by many rows, checksums apart."""
+    return {name for name, rule in rules.items() if rule.shared and name not in SHARED_CHECKSUMS}
 
 
 def label_columns(attributes: Mapping[str, Any], path: Path) -> dict[str, Column]:
@@ -114,7 +124,7 @@ def check_teachers(teachers: Any, where: str) -> None:
 
 def check_columns(columns: Columns, rules: Mapping[str, Column], path: Path) -> None:
     """Whether arrays about to be written are those of ``rules``, checksums apart."""
-    expected = {name: rule for name, rule in rules.items() if name not in CHECKSUMS}
+    expected = {name: rule for name, rule in rules.items() if name not in {**CHECKSUMS, **SHARED_CHECKSUMS}}
     if set(columns) != set(expected):
         raise BadStructure(f"{path} would hold {', '.join(sorted(columns))}; expected {', '.join(sorted(expected))}")
     for name, rule in expected.items():
@@ -124,8 +134,18 @@ def check_columns(columns: Columns, rules: Mapping[str, Column], path: Path) -> 
                 f'"{name}" for {path} is {array.dtype} {array.shape}; expected {np.dtype(rule.dtype)} '
                 f"({', '.join(['records', *map(str, rule.shape)])})"
             )
-    if len(lengths := {len(array) for array in columns.values()}) != 1 or 0 in lengths:
-        raise BadStructure(f"the arrays for {path} have {sorted(lengths)} records; expected one length, at least 1")
+    for shared in (False, True):
+        lengths = {len(columns[name]) for name, rule in expected.items() if rule.shared == shared}
+        if len(lengths) > 1 or 0 in lengths:
+            kind = "shared arrays" if shared else "arrays"
+            raise BadStructure(f"the {kind} for {path} have {sorted(lengths)} records; expected one length, at least 1")
+
+
+def check_canvas(columns: Columns, attributes: Mapping[str, Any], path: Path) -> None:
+    """Whether every number by which rows point at something, be it a place or a shared record, leads there."""
+    settings = json_object(attributes, "canvas_settings", path)
+    if fault := CANVASES[attributes["canvas"]].fault(columns, tuple(attributes["item_shape"]), settings):
+        raise OutOfRange(f"{path}: {fault}")
 
 
 def check_rows(labels: npt.NDArray[np.int64], slots: npt.NDArray[np.int64], n_classes: int, path: Path) -> None:
@@ -164,11 +184,12 @@ def check_labels_of(columns: Columns, attributes: Mapping[str, Any], path: Path)
             raise OutOfRange(f"{path}: record {record} holds {fault}; get the file again")
 
 
-def check_checksums(columns: Columns, path: Path) -> None:
-    """The stored checksum of every record against its bytes."""
-    stored = columns["checksums"]
-    wrong = record_checksums({name: array for name, array in columns.items() if name not in CHECKSUMS}) != stored
-    if wrong.any():
-        raise BadChecksum(
-            f"{path}: record {int(np.argmax(wrong))} is damaged (its checksum differs); get the file again"
-        )
+def check_checksums(columns: Columns, path: Path, shared: Collection[str] = ()) -> None:
+    """The stored checksum of every record against its bytes; those of the columns in ``shared`` have their own."""
+    plain = {name: array for name, array in columns.items() if name not in {**CHECKSUMS, **SHARED_CHECKSUMS}}
+    for name, sums in all_checksums(plain, shared).items():
+        if (wrong := sums != columns[name]).any():
+            kind = "record" if name in CHECKSUMS else "shared record"
+            raise BadChecksum(
+                f"{path}: {kind} {int(np.argmax(wrong))} is damaged (its checksum differs); get the file again"
+            )

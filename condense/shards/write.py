@@ -7,7 +7,7 @@ short is never seen under its final name.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,21 @@ from condense.shards.layout import (
     VERSION,
     Columns,
     Settings,
+    all_checksums,
     images_id,
-    record_checksums,
     sha256_of,
     to_json,
 )
 from condense.shards.read import read_images
-from condense.shards.rules import check_columns, check_labels_of, check_rows, image_columns, label_columns
+from condense.shards.rules import (
+    check_canvas,
+    check_columns,
+    check_labels_of,
+    check_rows,
+    image_columns,
+    label_columns,
+    shared_names,
+)
 
 __all__ = ["shard_slices", "write_images", "write_labels"]
 
@@ -59,7 +67,8 @@ def write_images(
 ) -> None:
     """Write rows, in increasing (slot, label), to a new image file.
 
-    ``columns`` are the canvas's datasets, for ``pixels`` ``{"images": uint8 (rows, H, W, C)}``; ``labels`` and
+    ``columns`` are the datasets of the canvas (``SPEC.md``), for ``pixels`` ``{"images": uint8 (rows, H, W, C)}``, in
+    which ``settings`` go with it; ``labels`` and
     ``slots`` are integers (rows,); ``spec`` is the source's ``DatasetSpec.to_dict()``, of which name, classes, height,
     width and channels are used. Raises a child of :class:`ShardError` for what the specification does not allow.
     """
@@ -73,9 +82,11 @@ def write_images(
         "item_shape": (spec["height"], spec["width"], spec["channels"]),
     }
     arrays = {**columns, "labels": np.asarray(labels, dtype="<i8"), "slots": np.asarray(slots, dtype="<i8")}
-    check_columns(arrays, image_columns(attributes, path), path)
+    rules = image_columns(attributes, path)
+    check_columns(arrays, rules, path)
     check_rows(arrays["labels"], arrays["slots"], attributes["n_classes"], path)
-    write_table(path, attributes, arrays)
+    check_canvas(arrays, attributes, path)
+    write_table(path, attributes, arrays, shared_names(rules))
 
 
 def write_labels(
@@ -125,13 +136,13 @@ def write_labels(
     write_table(path, attributes, columns)
 
 
-def write_table(path: Path, attributes: Mapping[str, Any], columns: Columns) -> None:
+def write_table(path: Path, attributes: Mapping[str, Any], columns: Columns, shared: Collection[str] = ()) -> None:
     """One HDF5 file as specified: attributes, columns, their checksums, then the completeness mark."""
     with new_file(path) as file:
         for name, value in attributes.items():
             write_attribute(file, name, value)
         write_attribute(file, "complete", 0)
-        for name, array in {**columns, "checksums": record_checksums(columns)}.items():
+        for name, array in {**columns, **all_checksums(columns, shared)}.items():
             write_column(file, name, array)
         file.flush()
         sync(path)
