@@ -215,9 +215,18 @@ def test_a_set_comes_back_through_several_files(tmp_path: Path) -> None:
 
 
 def test_arrays_are_read_only_maps_of_the_file(tmp_path: Path) -> None:
-    images = read_images(put_images(tmp_path / "images.h5")).columns["images"]
-    assert isinstance(images.base, np.memmap)
-    assert not images.flags.writeable
+    """Small files are read instead: a map keeps its file open, and sets may have many."""
+    small = put_images(tmp_path / "small.h5", range(1))
+    large = put_images(tmp_path / "large.h5", range(1), {**spec(), "height": 700, "width": 700})
+    for path, mapped in ((small, False), (large, True)):
+        held = read_images(path)
+        for array in held.columns.values():
+            assert not array.flags.writeable
+        base: Any = held.columns["images"]
+        while base.base is not None and not isinstance(base, np.memmap):
+            base = base.base
+        assert isinstance(base, np.memmap) == mapped
+        np.testing.assert_array_equal(held.columns["slots"], [0, 0, 0])
 
 
 def test_same_arrays_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
