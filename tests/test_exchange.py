@@ -411,6 +411,18 @@ def test_plain_sets_open_with_datasets(made: Path, tmp_path: Path) -> None:
     assert found.features["images"] == datasets.Array3D(shape=(4, 5, 1), dtype="uint8")
 
 
+def test_the_card_of_a_set_is_understood(made: Path, tmp_path: Path) -> None:
+    """A folder as it lies on the Hub: the card says which files, and what the labels mean."""
+    datasets = pytest.importorskip("datasets", minversion="4.5")
+    hub = pytest.importorskip("huggingface_hub")
+    found = open_with_datasets("", made, tmp_path)
+    assert found.features["labels"] == datasets.ClassLabel(names=["class 0", "class 1", "class 2"])
+    assert found.features["images"] == datasets.Array3D(shape=(4, 5, 1), dtype="uint8")
+    assert found["labels"][:] == load(made).targets
+    about = hub.DatasetCard.load(made / "README.md").data
+    assert (about.license, about.size_categories) == ("mit", ["n<1K"])
+
+
 # Imports
 
 
