@@ -28,6 +28,7 @@ from condense.exchange import ForbiddenEntry, NotAPack, export_set, import_set, 
 from condense.exchange.convert import to_nhwc, to_uint8
 from condense.exchange.export import folder_names
 from condense.exchange.imports import slots_of
+from condense.exchange.output import new_file
 from condense.files import sha256_file
 from condense.shards import read_set, verify
 from condense.shards.errors import BadChecksum, BadHash, BadStructure, MissingFile, NoLabels, NotASet, TooBig
@@ -254,6 +255,22 @@ def test_nothing_is_overwritten(made: Path, packed: Path, tmp_path: Path) -> Non
     assert files_of(taken) == {"mine.txt": b"mine"}
 
 
+def test_what_exists_is_refused_before_any_work(packed: Path) -> None:
+    with pytest.raises(OutputError, match="exists"), new_file(packed):
+        pytest.fail("begun")
+
+
+def test_what_came_meanwhile_stays(tmp_path: Path) -> None:
+    def write() -> None:
+        with new_file(tmp_path / "out") as file:
+            file.write(b"ours")
+            (tmp_path / "out").write_bytes(b"theirs")
+
+    with pytest.raises(OutputError, match="exists"):
+        write()
+    assert files_of(tmp_path) == {"out": b"theirs"}
+
+
 def test_a_full_disk_leaves_nothing(made: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr("os.fsync", disk_full)
@@ -363,7 +380,7 @@ def test_folder_names_are_safe_and_different() -> None:
     assert all(name.strip(" .") == name and not set(name) & set('/\\\0:*?"<>| ') for name in made)
     assert all(0 < len(name.encode()) < 255 for name in made)
     assert "con" not in {name.casefold() for name in made}
-    assert made[0] == "cat"
+    assert made[:2] == ["cat", "Cat-1"]
     assert made[9] == "日本"
 
 
@@ -447,6 +464,15 @@ def test_what_was_exported_comes_back(to: str, own: Path, tmp_path: Path, tiny_d
     before, after = load(first), load(second)
     np.testing.assert_array_equal(after.images, before.images)
     assert after.targets == before.targets
+
+
+def test_names_that_are_no_names_of_folders_come_back(own: Path, tmp_path: Path, tiny_data: Data) -> None:
+    odd = type(tiny_data.spec)(**{**vars(tiny_data.spec), "classes": ("z/z", "Z_z", "..")})
+    first = bring(own, tmp_path / "first", tiny_data, spec=odd).path
+    exported = export_set(first, "imagefolder", tmp_path / "exported")
+    second = bring(exported, tmp_path / "second", tiny_data, spec=odd).path
+    assert load(second).targets == load(first).targets
+    np.testing.assert_array_equal(load(second).images, load(first).images)
 
 
 def test_an_imported_set_says_where_it_is_from(own: Path, tmp_path: Path, tiny_data: Data) -> None:
@@ -695,7 +721,7 @@ def test_an_import_overwrites_nothing_and_a_full_disk_leaves_nothing(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
     with pytest.raises(OutputError, match="exists"):
-        bring(own, tmp_path / "out", tiny_data)
+        bring(tmp_path / "not even read", tmp_path / "out", tiny_data)
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr("condense.exchange.imports.write_set", disk_full)
     with pytest.raises(OutputError, match="the disk is full"):
