@@ -39,8 +39,8 @@ configs:
 
 # {name}
 
-A distilled set: a few images per class that train a fresh network, made by `condense` from **{source}**
-with method **{method}** (revision {revision}).
+A distilled set of **{source}**: a few images per class that train a fresh network.
+Method **{method}** (revision {revision}), written by `condense`.
 
 | | |
 |---|---|
@@ -50,7 +50,7 @@ with method **{method}** (revision {revision}).
 | Contains real images | {real} |
 | Teachers | {teachers} |
 | Seeds | {seeds} |
-| Licence | {licence_words} |
+| Licence of the images | {licence_words} |
 
 ```python
 import condense
@@ -84,7 +84,7 @@ def card(values: Mapping[str, Any], images: Sequence[ImageFile]) -> str:
         title=quoted(values["name"]),
         name=plain(values["name"]),
         licence=licence_lines(values["licence"]),
-        licence_words=f"that of the source data: {plain(values['licence'])}",
+        licence_words=plain(values["licence"]),
         size=next((words for limit, words in SIZES.items() if rows < limit), "1B<n<10B"),
         features="".join(f"{line}\n" for line in feature_lines(images[0], classes)),
         source=plain(spec["name"]),
