@@ -20,14 +20,16 @@ from condense.device import Compute, gpus_of, resolve
 from condense.engine.store import Store, default_store
 from condense.evaluation.results import Result
 from condense.evaluation.student import StudentRecipe
+from condense.exchange import imports
 from condense.labels.relabel import LabelConfig
 from condense.pipeline import Context, DataRequest, TrainOutcome
 from condense.pipeline.execution import Execution
+from condense.pipeline.plans import licence_of, shareable
 from condense.quantities import bytes_of, seconds_of, share_from
 from condense.report.board import figures_to
 from condense.teachers.recipe import TeacherRecipe
 
-__all__ = ["Machine", "distill", "evaluate", "relabel", "train", "train_teacher"]
+__all__ = ["Machine", "distill", "evaluate", "import_set", "relabel", "train", "train_teacher"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +217,40 @@ def train_teacher(
     assert request is not None
     with machine.context(quiet, data) as context:
         return pipeline.train_teacher(request, recipe, context, out=_path(out))
+
+
+def import_set(
+    source: Path | str,
+    *,
+    out: Path | str,
+    name: str,
+    data: Source,
+    real: bool,
+    labels: Path | str | None = None,
+    value_range: str | None = None,
+    layout: str | None = None,
+    licence: str | None = None,
+    machine: Machine = Machine(),
+    quiet: bool = False,
+) -> imports.Imported:
+    """Make a set of images from elsewhere. See :func:`condense.exchange.import_set`."""
+    request = _request(data)
+    assert request is not None
+    with machine.context(quiet, data) as context:
+        spec = context.data(request).spec
+        return imports.import_set(
+            Path(source),
+            Path(out),
+            name=name,
+            spec=spec,
+            data=shareable(request, spec),
+            real=real,
+            licence=licence_of(request.name) if licence is None else licence,
+            labels=_path(labels),
+            value_range=value_range,
+            layout=layout,
+            report=context.report,
+        )
 
 
 def _request(data: Source | None) -> DataRequest | None:

@@ -13,14 +13,14 @@ PACKAGE = Path(condense.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"seeding", "progress", "quantities", "files", "device", "memory", "callables"},
+    {"seeding", "progress", "quantities", "files", "device", "memory", "callables", "untrusted"},
     {"checkpoint", "config", "console"},
     {"data", "networks"},
     {"training"},
     {"views", "canvas", "objectives", "teachers"},
     {"labels", "inversion", "selection"},
     {"methods", "dataset", "engine"},
-    {"evaluation"},
+    {"evaluation", "exchange"},
     {"report"},
     {"pipeline"},
     {"api"},

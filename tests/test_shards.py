@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +31,7 @@ from condense.shards import (
     write_labels,
     write_set,
 )
+from condense.shards.card import card
 from condense.shards.codecs import CODECS, Seen
 from condense.shards.errors import (
     BadChecksum,
@@ -223,7 +226,7 @@ def test_arrays_are_read_only_maps_of_the_file(tmp_path: Path) -> None:
         for array in held.columns.values():
             assert not array.flags.writeable
         base: Any = held.columns["images"]
-        while base.base is not None and not isinstance(base, np.memmap):
+        while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
             base = base.base
         assert isinstance(base, np.memmap) == mapped
         np.testing.assert_array_equal(held.columns["slots"], [0, 0, 0])
@@ -277,9 +280,48 @@ def test_report_counts_bytes_and_rows(tmp_path: Path) -> None:
 
 
 def test_card_says_what_matters(tmp_path: Path) -> None:
-    card = (put_set(tmp_path / "set") / "README.md").read_text()
+    text = (put_set(tmp_path / "set") / "README.md").read_text()
     for words in ("tiny-ipc2-random", "**random** (revision 1)", "class 0, class 1", "MIT", "yes", "images-*.h5"):
-        assert words in card
+        assert words in text
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=NAMES, licence=NAMES, classes=st.lists(NAMES, min_size=1, max_size=4, unique=True))
+def test_front_matter_is_yaml_whatever_names_people_give(name: str, licence: str, classes: list[str]) -> None:
+    values = {**spec(len(classes)), "classes": classes}
+    about = {**replace(info(values), name=name, licence=licence).to_dict(), "files": {}}
+    first, front, text = card(about, [read_images(GOLDEN / image_name(0))]).split("---\n", 2)
+    found = yaml.safe_load(front)
+    assert (first, found["pretty_name"]) == ("", name)
+    features = {column["name"]: column["dtype"] for column in found["dataset_info"]["features"]}
+    assert list(features["labels"]["class_label"]["names"].values()) == classes
+    assert features["images"] == {"array3_d": {"shape": [4, 5, 1], "dtype": "uint8"}}
+    assert found["size_categories"] == ["n<1K"]
+    assert re.fullmatch(r"[a-z0-9.-]+", found.get("license_name", found["license"]))
+    [row] = [line for line in text.splitlines() if line.startswith("| Classes |")]
+    assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) == 3
+
+
+@pytest.mark.parametrize(
+    ("licence", "said"),
+    [
+        ("MIT", "license: mit\ntask"),
+        ("unknown", "license: unknown\ntask"),
+        ("Custom, v2", 'license: other\nlicense_name: "custom-v2"\ntask'),
+        ("?", 'license_name: "unknown"'),
+    ],
+)
+def test_licences_have_the_identifiers_of_hubs(licence: str, said: str) -> None:
+    assert said in card(replace(info(), licence=licence).to_dict(), [read_images(GOLDEN / image_name(0))])
+
+
+def test_sizes_are_those_of_the_rows() -> None:
+    file = read_images(GOLDEN / image_name(0))
+    assert "- n<1K" in card(info().to_dict(), [file] * 333)
+    assert "- 1K<n<10K" in card(info().to_dict(), [file] * 334)
 
 
 def test_shards_are_filled_from_the_front() -> None:

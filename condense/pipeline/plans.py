@@ -20,7 +20,17 @@ from condense.pipeline.context import Context, DataRequest, spec_digest
 from condense.pipeline.request import Request
 from condense.teachers.recipe import TeacherRecipe
 
-__all__ = ["common_of", "labels_job", "name_of", "set_hash", "set_jobs", "student_job", "teacher_job"]
+__all__ = [
+    "common_of",
+    "labels_job",
+    "licence_of",
+    "name_of",
+    "set_hash",
+    "set_jobs",
+    "shareable",
+    "student_job",
+    "teacher_job",
+]
 
 
 def common_of(request: DataRequest, data: Data) -> dict[str, Any]:

@@ -6,9 +6,11 @@ short is never seen under its final name.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from h5py import h5d, h5f, h5p
 
+from condense.shards.card import card
 from condense.shards.errors import TooBig
 from condense.shards.layout import (
+    FILE_NAME,
     IMAGES_FORMAT,
     LABELS_FORMAT,
     MAX_TEXT,
@@ -40,8 +44,9 @@ from condense.shards.rules import (
     label_columns,
     shared_names,
 )
+from condense.shards.setfile import FileEntry, SetInfo, check_info
 
-__all__ = ["shard_slices", "write_images", "write_labels"]
+__all__ = ["shard_slices", "write_images", "write_labels", "write_set"]
 
 SHARD_BYTES = 256 * 1024 * 1024
 
@@ -134,6 +139,24 @@ def write_labels(
     check_columns(columns, label_columns(attributes, path), path)
     check_labels_of(columns, attributes, path)
     write_table(path, attributes, columns)
+
+
+def write_set(folder: Path | str, info: SetInfo) -> SetInfo:
+    """Finish a folder that holds image files and perhaps label files: write its card and, last, ``set.json``.
+
+    Returns ``info`` with the files' sizes and hashes. What it writes depends on the folder's content and ``info`` only.
+    """
+    folder = Path(folder)
+    names = sorted(path.name for path in folder.iterdir() if FILE_NAME.fullmatch(path.name))
+    files = {name: FileEntry((folder / name).stat().st_size, sha256_of(folder / name)) for name in names}
+    complete = replace(info, files=files)
+    values = json.loads(json.dumps(complete.to_dict(), allow_nan=False))
+    check_info(values, str(folder / "set.json"))
+    text = "{\n" + ",\n".join(f"{to_json(key)}: {to_json(values[key])}" for key in sorted(values)) + "\n}\n"
+    images = [read_images(folder / name) for name in complete.image_files]
+    (folder / "README.md").write_text(card(values, images), encoding="utf-8")
+    (folder / "set.json").write_text(text, encoding="utf-8")
+    return complete
 
 
 def write_table(path: Path, attributes: Mapping[str, Any], columns: Columns, shared: Collection[str] = ()) -> None:
