@@ -173,7 +173,7 @@ def evaluate(
     *,
     students: Sequence[str] = ("convnet3-bn",),
     seeds: int | None = None,
-    targets: Sequence[str] = ("soft", "hard"),
+    targets: Sequence[str] | None = None,
     against: Sequence[str] = ("random",),
     data: Source | None = None,
     teachers: Sequence[Path | str] = (),

@@ -152,7 +152,12 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
     @property
     def asks_teachers(self) -> bool:
         """Whether soft labels are not stored, but asked of the teachers that the set names."""
-        return bool(self.files.labels) and self.codec.online
+        return bool(self.files.labels) and self.codec.online and bool(self.label_file().teachers)
+
+    @property
+    def only_hard(self) -> bool:
+        """Whether there are classes and no soft labels, neither stored nor to be asked for."""
+        return not self.files.labels or (self.codec.online and not self.label_file().teachers)
 
     @property
     def codec(self) -> Codec:
@@ -183,7 +188,7 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
     def _decoded(self, epoch: int, items: slice | npt.NDArray[np.int64], seen: Seen) -> Tensor:
         codec = self.codec
         if codec.online:
-            raise NoLabels(f"{self.path} has no stored labels, its teachers make them; see its card, or label it again")
+            raise NoLabels(f"{self.path} stores no soft labels; make them with: condense relabel {self.path}")
         record = epoch if codec.per_epoch else 0
         held = next(file for file in self.files.labels if record in file.held)
         columns = {name: array for name, array in held.columns.items() if name != "checksums"}

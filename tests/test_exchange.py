@@ -17,13 +17,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from test_shards import info, put_images, put_set, spec
 from typer.testing import CliRunner
 
 import condense
+from condense.api import Machine
 from condense.cli import app
 from condense.data import Data
 from condense.dataset import load
-from condense.errors import CondenseError, ConfigError, DataError, OutputError, ShardError
+from condense.errors import CondenseError, ConfigError, DataError, OutputError, ShardError, TeacherError
 from condense.exchange import ForbiddenEntry, NotAPack, export_set, import_set, pack, unpack
 from condense.exchange.convert import to_nhwc, to_uint8
 from condense.exchange.export import folder_names
@@ -32,7 +34,6 @@ from condense.exchange.output import new_file
 from condense.files import sha256_file
 from condense.shards import read_set, verify
 from condense.shards.errors import BadChecksum, BadHash, BadStructure, MissingFile, NoLabels, NotASet, TooBig
-from tests.test_shards import info, put_images, put_set, spec
 
 FORMATS = ("imagefolder", "parquet", "safetensors", "npz")
 
@@ -477,7 +478,7 @@ def test_names_that_are_no_names_of_folders_come_back(own: Path, tmp_path: Path,
 
 def test_an_imported_set_says_where_it_is_from(own: Path, tmp_path: Path, tiny_data: Data) -> None:
     made = bring(own, tmp_path / "out", tiny_data, real=True)
-    assert verify(made.path, deep=True).rows == 6
+    assert verify(made.path, "deep").rows == 6
     about = read_set(made.path).info
     assert about.method == {"name": "imported", "revision": 1}
     assert about.contains_real_images is True
@@ -657,24 +658,47 @@ def test_other_files_are_refused(tmp_path: Path, tiny_data: Data) -> None:
             bring(tmp_path / name, tmp_path / "out", tiny_data)
 
 
-def test_soft_labels_have_a_place_to_go(
-    tmp_path: Path, tiny_data: Data, monkeypatch: pytest.MonkeyPatch, own: Path
-) -> None:
+def test_soft_labels_are_kept(tmp_path: Path, tiny_data: Data) -> None:
+    """One vector an item, as float16; mixed where views are mixed."""
     soft = np.array([[0.1, 0.7, 0.2], [0.5, 0.25, 0.25], [0, 0, 1]])
     save_file({"images": PIXELS, "probabilities": soft}, tmp_path / "x.safetensors")
-    with pytest.raises(ConfigError, match="soft labels cannot be imported yet"):
-        bring(tmp_path / "x.safetensors", tmp_path / "out", tiny_data)
-    assert not (tmp_path / "out").exists()
-    seen: list[Any] = []
-    monkeypatch.setattr("condense.exchange.imports.write_soft_labels", lambda folder, logits: seen.append(logits))
-    made = bring(tmp_path / "x.safetensors", tmp_path / "out", tiny_data)
-    assert load(made.path).targets == [0, 1, 2]
-    np.testing.assert_allclose(np.exp(seen[0]), soft[[1, 0, 2]], atol=1e-7)
-    assert seen[0].dtype == np.float32
+    made = load(bring(tmp_path / "x.safetensors", tmp_path / "out", tiny_data).path)
+    assert made.targets == [0, 1, 2]
+    (held,) = made.files.labels
+    assert (held.codec, held.teachers) == ("static", [])
+    np.testing.assert_allclose(np.exp(held.columns["logits"][0].astype(float)), soft[[1, 0, 2]], atol=2e-3)
     torch.save(torch.tensor([2, 1, 0]), tmp_path / "hard.pt")
-    made = bring(tmp_path / "x.safetensors", tmp_path / "hard", tiny_data, labels=tmp_path / "hard.pt")
-    assert load(made.path).targets == [0, 1, 2]
-    assert len(seen) == 1
+    made = load(bring(tmp_path / "x.safetensors", tmp_path / "hard", tiny_data, labels=tmp_path / "hard.pt").path)
+    assert made.targets == [0, 1, 2]
+    assert made.only_hard
+
+
+def test_imported_sets_are_measured_like_ours(tmp_path: Path, tiny_data: Data) -> None:
+    soft = np.array([[0.1, 0.7, 0.2], [0.5, 0.25, 0.25], [0, 0, 1]])
+    save_file({"images": PIXELS, "labels": np.array([1, 0, 2])}, tmp_path / "hard.safetensors")
+    save_file({"images": PIXELS, "probabilities": soft}, tmp_path / "soft.safetensors")
+    common: dict[str, Any] = {
+        "students": ["convnet2-w8-bn"],
+        "seeds": 1,
+        "data": tiny_data,
+        "settings": {"epochs": 2},
+        "machine": Machine(store=tmp_path / "store"),
+        "quiet": True,
+    }
+    hard = bring(tmp_path / "hard.safetensors", tmp_path / "hard", tiny_data).path
+    ours, random = condense.evaluate([hard], **common)
+    assert (ours.condition, ours.targets, random.condition) == ("imported", "hard", "random")
+    assert ours.config == random.config
+    labelled = bring(tmp_path / "soft.safetensors", tmp_path / "soft", tiny_data).path
+    results = condense.evaluate([labelled], against=[], **common)
+    assert [result.targets for result in results] == ["soft", "hard"]
+    with pytest.raises(TeacherError, match="does not say who labelled it"):
+        condense.evaluate([labelled], **common)
+    with pytest.raises(NoLabels, match="has classes and no soft labels"):
+        condense.evaluate([hard], targets=["soft"], **common)
+    settings = {"targets": "hard", "epochs": 1}
+    out, machine = tmp_path / "net.safetensors", common["machine"]
+    condense.train(hard, student="convnet2-w8-bn", out=out, settings=settings, machine=machine, quiet=True)
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def evaluate(
             context,
             students=student or ["convnet3-bn"],
             seeds=seeds,
-            targets=targets or ["soft", "hard"],
+            targets=targets or None,
             against=against or ["random"],
             data=images.requested(data),
             teachers=teacher or [],

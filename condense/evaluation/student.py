@@ -27,6 +27,7 @@ from condense.labels.relabel import TeacherBN
 from condense.networks import build
 from condense.progress import Report, silent
 from condense.seeding import key
+from condense.shards.errors import NoLabels
 from condense.teachers import Teacher, check_teacher
 from condense.training import Batch, Batches, Loss, OptimConfig, TrainRecord, accuracy, fit, predict
 
@@ -97,6 +98,11 @@ def train_student(
     """
     epochs, schedule = recipe.total_epochs(dataset.epochs), recipe.schedule
     is_soft = recipe.targets == "soft"
+    if is_soft and dataset.files.labels and dataset.only_hard:
+        raise NoLabels(
+            f"{dataset.path} has classes and no soft labels; take hard targets, or make soft labels with: "
+            f"condense relabel {dataset.path}"
+        )
     online = _online(dataset, teachers, compute) if is_soft and dataset.asks_teachers else None
     soft = ReplayBatches(dataset, recipe.kind, online)
     hard = ReplayBatches(dataset, "hard", fresh=is_soft)

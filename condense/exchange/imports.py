@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from condense.data.spec import DatasetSpec
-from condense.errors import ConfigError, DataError
+from condense.errors import DataError
 from condense.exchange.convert import to_nhwc, to_uint8
 from condense.exchange.foreign import Foreign, Labels, read_foreign
 from condense.exchange.output import new_folder, refuse_other
+from condense.labels import LabelConfig, store_labels
 from condense.progress import Report, silent
 from condense.shards import SetInfo, image_name, read_set, shard_slices, write_images, write_set
 
@@ -90,8 +91,8 @@ def import_set(
                 slots=slots[order[part]],
                 spec=info.spec,
             )
-        if found.labels is not None and found.labels.soft is not None:
-            write_soft_labels(folder, found.labels.soft[order])
+        soft = found.labels.soft if found.labels is not None else None
+        write_labels_of(folder, None if soft is None else soft[order], spec)
         write_set(folder, info)
         read_set(folder, "deep")
     return Imported(path=out, clamped=clamped, lacking=tuple(np.array(spec.classes)[sizes == 0].tolist()))
@@ -144,6 +145,12 @@ def slots_of(classes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return slots
 
 
-def write_soft_labels(folder: Path, logits: npt.NDArray[np.float32]) -> None:  # noqa: ARG001
-    """Write ``logits``, float32 (items, K) in order of the items, as the label file of the set in ``folder``."""
-    raise ConfigError("soft labels cannot be imported yet; give the class of each image with --labels")
+def write_labels_of(folder: Path, soft: npt.NDArray[np.float32] | None, spec: DatasetSpec) -> None:
+    """The label files of the set in ``folder``: one vector an item, float32 (items, K) logits, or the classes alone.
+
+    Views are those that labels are made for by default; `condense relabel` and the student's recipe choose others.
+    """
+    config = LabelConfig(codec="none" if soft is None else "static", teacher_bn="eval")
+    shape = (0, 0, spec.n_classes) if soft is None else (1, *soft.shape)
+    logits = np.zeros(shape, np.float16) if soft is None else soft[None].clip(-65504, 65504).astype(np.float16)
+    store_labels(folder, logits, config, spec, images=sorted(folder.glob("images-*.h5")), teachers=[])

@@ -109,6 +109,8 @@ def make_logits(
 
     Raises :class:`TeacherError` for a teacher that does not fit ``spec`` or whose logits leave the range of float16.
     """
+    if config.n_labelled == 0:
+        return np.zeros((0, len(pixels), spec.n_classes), dtype=np.float16)
     shares = _shares(teachers, weights)
     for teacher in teachers:
         check_teacher(teacher.info, spec, min_accuracy=0.0)

@@ -114,7 +114,7 @@ def evaluate(
     *,
     students: Sequence[str],
     seeds: int | None = None,
-    targets: Sequence[str] = ("soft", "hard"),
+    targets: Sequence[str] | None = None,
     against: Sequence[str] = ("random",),
     data: DataRequest | None = None,
     teachers: Sequence[Path] = (),
@@ -128,6 +128,7 @@ def evaluate(
     paths: folders of sets, or folders holding ``set-0``, ``set-1``, ... of one method.
     students: networks; each is trained ``seeds`` times per set and kind of targets, with the same initial weights for
         every set of the same index, so that conditions are compared in pairs.
+    targets: "soft", "hard"; by default both, or hard alone if a set has no soft labels.
     against: "random" makes as many sets of random real images and labels them with the same teachers and the same
         plan; "whole" takes the same number of the same steps on all training images.
     data: the test images; by default what the sets say they were made of.
@@ -137,11 +138,13 @@ def evaluate(
     only_against: measure what the sets are compared with, and not the sets.
     """
     seeds = seeds if seeds is not None else 1 if quick else 3
+    given = opened_sets(paths)
+    if targets is None:
+        targets = ("hard",) if any(one.dataset.only_hard for one in given) else ("soft", "hard")
     check_choices(targets, against, seeds)
     template = student or StudentRecipe()
     if quick and template.epochs is None:
         template = replace(template, epochs=2)
-    given = opened_sets(paths)
     request = request_of(given[0].dataset.info, data)
     opened = context.data(request)
     for one in given:
@@ -214,6 +217,12 @@ def condition_names(given: Sequence[_Given]) -> dict[Path, str]:
 
 def teachers_for(one: _Given, data: Data, context: Context, folders: Sequence[Path]) -> tuple[Job, ...]:
     """The teachers that labelled a set, so that real images are labelled by the same."""
+    if not folders and not one.dataset.info.teachers:
+        if not one.dataset.codec.online:
+            raise TeacherError(
+                f"{one.path} does not say who labelled it; give teachers with --teacher, or no --against"
+            )
+        return ()
     if not folders:
         return stored_teachers(one.dataset.info, context)
     jobs = given_teachers(data.spec, folders)
