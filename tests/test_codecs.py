@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import pytest
+from golden_codecs import EPOCHS, GOLDEN, put_codec_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from condense import seeding
+from condense.dataset import load
+from condense.shards import verify
 from condense.shards.codecs import CODECS, Seen, codec_of, spell
 
 N = 12
@@ -189,3 +194,23 @@ def test_numbers_that_mean_nothing_are_named(text: str, column: str, value: floa
     arrays[column] = arrays[column].copy()
     arrays[column].reshape(-1)[-2:] = value
     assert message in codec.fault(arrays, values, 10)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_golden_labels_are_read_as_they_were_written(tmp_path: Path, name: str) -> None:
+    """Files of every codec, with the labels of each epoch as the specification's formulas give them."""
+    folder = GOLDEN / f"codec-{name}-v1"
+    assert verify(folder, "deep").epochs == EPOCHS
+    dataset = load(folder)
+    if not CODECS[name].online:
+        expected = np.load(GOLDEN / f"codec-{name}-v1.npy")
+        for epoch in range(EPOCHS):
+            found = dataset.logits(epoch).double().log_softmax(1).numpy()
+            np.testing.assert_allclose(found, expected[epoch], atol=2e-6)
+            for batch in dataset.epoch(epoch):
+                assert batch.logits is not None
+                of_step = batch.logits.double().log_softmax(1).numpy()
+                np.testing.assert_allclose(of_step, expected[epoch][batch.items.numpy()], atol=2e-6)
+    if h5py.version.hdf5_version == "2.0.0":
+        for path in put_codec_set(tmp_path / "again", name).iterdir():
+            assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
