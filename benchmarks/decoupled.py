@@ -63,6 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=LABELS["epochs"], help="of labels")
     parser.add_argument("--conditions", nargs="*", choices=[*CONDITIONS], default=[*CONDITIONS], metavar="NAME")
+    parser.add_argument("--targets", nargs="+", default=["soft", "hard"], help="of random real images")
     parser.add_argument("--students", nargs="+", default=["resnet20", "convnet3-w64-bn"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
@@ -92,7 +93,7 @@ def main() -> None:
         for student in options.students:
             common["students"] = [student]
             evaluate(real, context, seeds=1, targets=["soft"], against=["whole"], only_against=True, **common)
-            evaluate(real, context, seeds=options.seeds, targets=["soft", "hard"], against=[], **common)
+            evaluate(real, context, seeds=options.seeds, targets=options.targets, against=[], **common)
             evaluate([*real, *distilled], context, seeds=options.seeds, targets=["soft"], against=[], **common)
         context.close()
     write_costs(context.store, options.results.with_suffix(".costs.json"))
