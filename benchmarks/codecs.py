@@ -120,7 +120,8 @@ def measure(options: argparse.Namespace, context: Context) -> None:
                 line = {"labels": name, "data": spec.name, "ipc": options.ipc, "seed": result.seed}
                 line |= {key: getattr(result, key) for key in ("accuracy", "student", "steps", "seconds")}
                 line |= {key: getattr(result, key) for key in ("bytes_images", "bytes_labels", "bytes_other")}
-                line |= {"pixel_bytes": load(images).images.nbytes, "compute": dict(result.compute)}
+                line |= {"pixel_bytes": load(images).images.nbytes, "classes": spec.n_classes}
+                line |= {"compute": dict(result.compute)}
                 with open(options.results, "a") as file:
                     file.write(json.dumps(line) + "\n")
 
