@@ -35,7 +35,8 @@ SIZES_HEAD = "Of an item in a labelled epoch (`static`, `none`: in all), besides
 
 def main() -> None:
     tables = [decoupled(path) for path in sorted(RESULTS.glob("decoupled-*.jsonl"), key=lambda path: path.stem)]
-    parts = [HEAD, *tables, *map(codecs, sorted(RESULTS.glob("codecs-*.jsonl"))), sizes(), recover(), loading(), fuzz()]
+    tables += [codecs(path) for path in sorted(RESULTS.glob("codecs-*.jsonl"))]
+    parts = [HEAD, *tables, sizes(), recover(), loading(), fuzz()]
     PAGE.write_text("\n".join(part for part in parts if part))
 
 
@@ -114,10 +115,9 @@ def codecs(path: Path) -> str:
         one, items = group[0], ipc * group[0]["classes"]
         labels, other = one["bytes_labels"] / items, one["bytes_other"] / items
         pixels = one["pixel_bytes"] / items
+        part = (labels + other) / pixels
         accuracy = spread([100 * line["accuracy"] for line in group])
-        lines.append(
-            f"| {ipc} | {name} | {accuracy} | {pixels:.0f} | {labels:.0f} | {other:.0f} | {(labels + other) / pixels:.2f} |"
-        )
+        lines.append(f"| {ipc} | {name} | {accuracy} | {pixels:.0f} | {labels:.0f} | {other:.0f} | {part:.2f} |")
     first = next(iter(runs.values()))[0]
     machine = first["compute"]
     where = f"{machine['hardware']}, {machine['threads']} thread(s), {machine['precision']}"
