@@ -28,8 +28,9 @@ same steps. Where a distilled set stands below `random`, its images are worth le
 """
 
 
-CODECS_HEAD = """Accuracy in percent, mean (sd, n) over students of one set. Bytes an image: of pixels, of labels, and of all
-else (`set.json`; the teacher too, where it labels online); then labels and all else as a part of the pixels."""
+CODECS_HEAD = """Accuracy in percent, mean (sd, n) over students of one set. Bytes an image: of pixels, of labels,
+and of all else (`set.json`; the teacher too, where it labels online); then labels and all else as a part of the
+pixels."""
 SIZES_HEAD = "Of an item in a labelled epoch (`static`, `none`: in all), besides 4 bytes of checksum an epoch."
 
 
