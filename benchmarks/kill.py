@@ -199,7 +199,7 @@ def differences(place: Workplace, reference: Workplace) -> list[str]:
     done = Counter(event["job"] for event in finished_jobs(place.store.root / "runs"))
     faults = [f"job {job_id} is done {count} times" for job_id, count in done.items() if count > 1]
     try:
-        verify(place.out, deep=True)
+        verify(place.out, "deep")
     except CondenseError as error:
         faults.append(f"the set does not verify: {error}")
     ours, theirs = contents(place), contents(reference)

@@ -10,6 +10,7 @@ from typing import Any
 from condense.evaluation.results import Result, read_results
 from condense.files import bytes_in_words
 from condense.report import markdown, rows_of
+from condense.shards.codecs import CODECS, codec_of
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -27,9 +28,16 @@ same steps. Where a distilled set stands below `random`, its images are worth le
 """
 
 
+CODECS_HEAD = """Accuracy in percent, mean (sd, n) over students of one set. Bytes an image: of pixels, of labels,
+and of all else (`set.json`; the teacher too, where it labels online); then labels and all else as a part of the
+pixels."""
+SIZES_HEAD = "Of an item in a labelled epoch (`static`, `none`: in all), besides 4 bytes of checksum an epoch."
+
+
 def main() -> None:
     tables = [decoupled(path) for path in sorted(RESULTS.glob("decoupled-*.jsonl"), key=lambda path: path.stem)]
-    parts = [HEAD, *tables, recover(), loading()]
+    tables += [codecs(path) for path in sorted(RESULTS.glob("codecs-*.jsonl"))]
+    parts = [HEAD, *tables, sizes(), recover(), loading(), fuzz()]
     PAGE.write_text("\n".join(part for part in parts if part))
 
 
@@ -37,7 +45,8 @@ def decoupled(path: Path) -> str:
     """One data set's table, settings and costs."""
     results = read_results(path)
     first = results[0]
-    lines = [f"## {first.data}, IPC {first.ipc}, {first.steps} steps", ""]
+    sets = len({result.set_index for result in results})
+    lines = [f"## {first.data}, IPC {first.ipc}, {sets} sets, {first.steps} steps", ""]
     if path.stem.endswith("-published"):
         lines += ["With the published step size of the images (0.25) and BatchNorm weight (0.01), 400 steps.", ""]
     lines += [markdown(rows_of(results)), "", settings(results), ""]
@@ -92,6 +101,49 @@ def costs_table(events: list[dict[str, Any]]) -> str:
         peak = bytes_in_words(max(event["peak_memory_bytes"] for event in group))
         lines.append(f"| {name} | {spread([event['seconds'] for event in group])} | {peak} |")
     return "\n".join(lines)
+
+
+def codecs(path: Path) -> str:
+    """Accuracy against bytes: how the labels of one set are stored."""
+    runs: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for line in path.read_text().splitlines():
+        one = json.loads(line)
+        runs.setdefault((one["ipc"], one["labels"]), []).append(one)
+    data = next(iter(runs.values()))[0]["data"]
+    lines = [f"## {data}: labels by codec", "", CODECS_HEAD, ""]
+    lines += ["| IPC | labels | accuracy | pixels | labels | else | part |", "|---|---|---|---|---|---|---|"]
+    for (ipc, name), group in runs.items():
+        one, items = group[0], ipc * group[0]["classes"]
+        labels, other = one["bytes_labels"] / items, one["bytes_other"] / items
+        pixels = one["pixel_bytes"] / items
+        part = (labels + other) / pixels
+        accuracy = spread([100 * line["accuracy"] for line in group])
+        lines.append(f"| {ipc} | {name} | {accuracy} | {pixels:.0f} | {labels:.0f} | {other:.0f} | {part:.2f} |")
+    first = next(iter(runs.values()))[0]
+    machine = first["compute"]
+    where = f"{machine['hardware']}, {machine['threads']} thread(s), {machine['precision']}"
+    lines += ["", f"{first['student']}, {first['steps']} steps; {where}.", ""]
+    return "\n".join(lines)
+
+
+def sizes() -> str:
+    """Bytes an item and labelled epoch, exactly."""
+    counts = (10, 100, 1000, 10_450)
+    lines = ["## Bytes of a label", "", SIZES_HEAD, ""]
+    lines += [f"| codec | {' | '.join(f'{count:,} classes' for count in counts)} |", "|---|" + "---|" * len(counts)]
+    for text in ("full", "int8", "topk:2", "topk:10", "topk:50", "distances", "static", "none"):
+        name, settings = codec_of(text)
+        each = [CODECS[name].bytes_per_item(count, settings) if name != "none" else 0 for count in counts]
+        fits = [not CODECS[name].check(settings, count) for count in counts]
+        cells = [f"{size:,}" if fit else "-" for size, fit in zip(each, fits, strict=True)]
+        lines.append(f"| `{text}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def fuzz() -> str:
+    """What came of damaged and hostile files."""
+    path = RESULTS / "fuzz.json"
+    return f"## Damaged and hostile files\n\n```json\n{path.read_text().strip()}\n```\n" if path.exists() else ""
 
 
 def recover() -> str:

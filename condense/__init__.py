@@ -13,10 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from condense.api import distill, evaluate, relabel, train, train_teacher
+    from condense.api import distill, evaluate, import_set, relabel, train, train_teacher
     from condense.data import open_data
     from condense.dataset import DistilledDataset, load
     from condense.errors import CondenseError
+    from condense.exchange import export_set, pack, unpack
     from condense.methods import METHODS
     from condense.networks import NETWORKS
     from condense.shards import verify
@@ -31,11 +32,15 @@ __all__ = [
     "__version__",
     "distill",
     "evaluate",
+    "export_set",
+    "import_set",
     "load",
     "open_data",
+    "pack",
     "relabel",
     "train",
     "train_teacher",
+    "unpack",
     "verify",
 ]
 
@@ -46,11 +51,15 @@ _HOMES = {
     "DistilledDataset": "condense.dataset",
     "distill": "condense.api",
     "evaluate": "condense.api",
+    "export_set": "condense.exchange",
+    "import_set": "condense.api",
     "load": "condense.dataset",
     "open_data": "condense.data",
+    "pack": "condense.exchange",
     "relabel": "condense.api",
     "train": "condense.api",
     "train_teacher": "condense.api",
+    "unpack": "condense.exchange",
     "verify": "condense.shards",
 }
 

@@ -20,14 +20,16 @@ from condense.device import Compute, gpus_of, resolve
 from condense.engine.store import Store, default_store
 from condense.evaluation.results import Result
 from condense.evaluation.student import StudentRecipe
+from condense.exchange import imports
 from condense.labels.relabel import LabelConfig
 from condense.pipeline import Context, DataRequest, TrainOutcome
 from condense.pipeline.execution import Execution
+from condense.pipeline.plans import licence_of, shareable
 from condense.quantities import bytes_of, seconds_of, share_from
 from condense.report.board import figures_to
 from condense.teachers.recipe import TeacherRecipe
 
-__all__ = ["Machine", "distill", "evaluate", "relabel", "train", "train_teacher"]
+__all__ = ["Machine", "distill", "evaluate", "import_set", "relabel", "train", "train_teacher"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,14 +146,26 @@ def train(
     out: Path | str,
     seed: int = 0,
     data: Source | None = None,
+    teachers: Sequence[Path | str] = (),
     settings: Mapping[str, Any] | None = None,
     machine: Machine = Machine(),
     quiet: bool = False,
 ) -> TrainOutcome:
-    """Train one network on a set and write its weights to ``out``; with ``data`` also measure it."""
+    """Train one network on a set and write its weights to ``out``; with ``data`` also measure it.
+
+    ``teachers`` are only needed for a set that stores no soft labels and names its teachers instead.
+    """
     recipe = from_mapping(StudentRecipe, merge(settings or {}, {"network": student}), "student")
     with machine.context(quiet, data) as context:
-        return pipeline.train(Path(path), context, recipe=recipe, out=Path(out), seed=seed, data=_request(data))
+        return pipeline.train(
+            Path(path),
+            context,
+            recipe=recipe,
+            out=Path(out),
+            seed=seed,
+            data=_request(data),
+            teachers=[Path(one) for one in teachers],
+        )
 
 
 def evaluate(
@@ -159,7 +173,7 @@ def evaluate(
     *,
     students: Sequence[str] = ("convnet3-bn",),
     seeds: int | None = None,
-    targets: Sequence[str] = ("soft", "hard"),
+    targets: Sequence[str] | None = None,
     against: Sequence[str] = ("random",),
     data: Source | None = None,
     teachers: Sequence[Path | str] = (),
@@ -203,6 +217,40 @@ def train_teacher(
     assert request is not None
     with machine.context(quiet, data) as context:
         return pipeline.train_teacher(request, recipe, context, out=_path(out))
+
+
+def import_set(
+    source: Path | str,
+    *,
+    out: Path | str,
+    name: str,
+    data: Source,
+    real: bool,
+    labels: Path | str | None = None,
+    value_range: str | None = None,
+    layout: str | None = None,
+    licence: str | None = None,
+    machine: Machine = Machine(),
+    quiet: bool = False,
+) -> imports.Imported:
+    """Make a set of images from elsewhere. See :func:`condense.exchange.import_set`."""
+    request = _request(data)
+    assert request is not None
+    with machine.context(quiet, data) as context:
+        spec = context.data(request).spec
+        return imports.import_set(
+            Path(source),
+            Path(out),
+            name=name,
+            spec=spec,
+            data=shareable(request, spec),
+            real=real,
+            licence=licence_of(request.name) if licence is None else licence,
+            labels=_path(labels),
+            value_range=value_range,
+            layout=layout,
+            report=context.report,
+        )
 
 
 def _request(data: Source | None) -> DataRequest | None:

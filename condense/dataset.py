@@ -15,17 +15,21 @@ from torch import Tensor
 from condense.data.pixels import to_pixels
 from condense.data.spec import DatasetSpec
 from condense.errors import ConfigError, suggest
-from condense.labels.codecs import CODECS
+from condense.labels import seen_by_item
+from condense.shards.codecs import CODECS, Codec, Seen
 from condense.shards.errors import BadStructure, ForeignLabels, NoLabels, UnknownVersion
 from condense.shards.read import LabelFile, Level, read_set
 from condense.shards.setfile import SetInfo
 from condense.views.config import VIEW_VERSION, ViewConfig
-from condense.views.plan import EpochPlan, plan
+from condense.views.plan import EpochPlan, draw_steps, plan
 from condense.views.render import render
 
-__all__ = ["DistilledDataset", "ReplayBatch", "Targets", "alone", "load", "replay"]
+__all__ = ["DistilledDataset", "ReplayBatch", "Targets", "alone", "load", "replay_step"]
 
 Targets = Literal["hard", "soft"]
+
+PLANS_IN_MEMORY = 2_000_000
+"""Views whose plans are kept; each takes some 100 bytes."""
 
 
 class ReplayBatch(NamedTuple):
@@ -67,12 +71,14 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
         self.files = read_set(self.path, verify)
         self.transform = transform
         self.target_transform = target_transform
-        self.targets: list[int] = self.files.labels_of_items().tolist()
+        self._plans: dict[int, EpochPlan] = {}
+        self._classes = self.files.labels_of_items()
+        self.targets: list[int] = self._classes.tolist()
         self.soft = self.mean_probabilities() if targets == "soft" else None
 
     def __getstate__(self) -> dict[str, Any]:
         state = vars(self).copy()
-        state["files"] = self.info
+        state["files"], state["_plans"] = self.info, {}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -141,46 +147,97 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
     @property
     def views(self) -> ViewConfig:
         """Settings of the views that the soft labels were made for."""
-        return view_config(self.label_file(0))
+        return view_config(self.label_file())
+
+    @property
+    def asks_teachers(self) -> bool:
+        """Whether soft labels are not stored, but asked of the teachers that the set names."""
+        return bool(self.files.labels) and self.codec.online and bool(self.label_file().teachers)
+
+    @property
+    def only_hard(self) -> bool:
+        """Whether there are classes and no soft labels, neither stored nor to be asked for."""
+        return not self.files.labels or (self.codec.online and not self.label_file().teachers)
+
+    @property
+    def codec(self) -> Codec:
+        """How the soft labels are stored."""
+        return CODECS[self.label_file().codec]
 
     def plan(self, epoch: int) -> EpochPlan:
-        """The plan of the views of one labelled epoch, from 0 to ``epochs`` - 1."""
-        held = self.label_file(epoch)
-        return plan(view_config(held), held.seed, epoch, len(self), self.spec.height, self.spec.width)
+        """The view plan of one labelled epoch, from 0 to ``label_file().pool`` - 1."""
+        held = self.label_file()
+        if not 0 <= epoch < held.pool:
+            raise ConfigError(f"epoch is {epoch}; {self.path} has labels for epochs 0 to {held.pool - 1}")
+        return self._plan(epoch)
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        held = self.label_file()
+        if epoch not in self._plans:
+            if len(self._plans) >= max(1, PLANS_IN_MEMORY // len(self)):
+                self._plans.clear()
+            sizes = (len(self), self.spec.height, self.spec.width)
+            self._plans[epoch] = plan(view_config(held), held.seed, epoch, *sizes)
+        return self._plans[epoch]
 
     def logits(self, epoch: int) -> Tensor:
-        """The stored soft labels of one epoch: float32 (items, K) by item, not by position in the plan."""
-        held = self.label_file(epoch)
-        arrays = {name: array for name, array in held.columns.items() if name != "checksums"}
-        decoded = CODECS[held.codec].decode(arrays, epoch - held.first_epoch)
+        """The soft labels of one labelled epoch, decoded: float32 (items, K) by item, not by position in the plan."""
+        seen = seen_by_item(self.plan(epoch), self._classes)
+        return self._decoded(epoch, slice(None), seen)
+
+    def _decoded(self, epoch: int, items: slice | npt.NDArray[np.int64], seen: Seen) -> Tensor:
+        codec = self.codec
+        if codec.online:
+            raise NoLabels(f"{self.path} stores no soft labels; make them with: condense relabel {self.path}")
+        record = epoch if codec.per_epoch else 0
+        held = next(file for file in self.files.labels if record in file.held)
+        columns = {name: array for name, array in held.columns.items() if name != "checksums"}
+        stored = {name: array[record - held.first_record][items] for name, array in columns.items()}
+        decoded = codec.decode(stored, seen, held.settings, len(self.classes))
         return torch.from_numpy(np.array(decoded, dtype=np.float32))
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[ReplayBatch]:
         """The labelled batches of one epoch, from 0 to ``epochs`` - 1: what the teachers saw, and what they said.
 
-        ``first_step`` leaves out the batches before it, without drawing them.
+        ``first_step`` leaves out the batches before it, without drawing them. Batches have no logits if the teachers
+        are to be asked (codec ``none``).
 
         Raises :class:`NoLabels` for a set without soft labels, :class:`ConfigError` for an epoch that it lacks.
         """
-        labels = np.asarray(self.targets, dtype=np.int64)
-        return replay(self.files.take, labels, self.plan(epoch), len(self.classes), self.logits(epoch), first_step)
+        held = self.label_file()
+        if not 0 <= epoch < held.epochs:
+            raise ConfigError(f"epoch is {epoch}; {self.path} has labels for epochs 0 to {held.epochs - 1}")
+        steps = draw_steps(held.draw, held.pool, held.seed, epoch, self.plan(0).n_steps)
+        return (self._step(self.plan(int(number)), int(number), int(step)) for number, step in steps[first_step:])
 
-    def label_file(self, epoch: int) -> LabelFile:
-        """The label file that holds this epoch."""
+    def fresh_epoch(self, epoch: int, first_step: int = 0) -> Iterator[ReplayBatch]:
+        """The batches of an epoch, from 0, of those that come after the labelled ones: other views, no logits."""
+        drawn = self._plan(self.label_file().pool + epoch)
+        images = (self.files.take, self._classes)
+        return (replay_step(*images, drawn, step, len(self.classes)) for step in range(first_step, drawn.n_steps))
+
+    def _step(self, drawn: EpochPlan, epoch: int, step: int) -> ReplayBatch:
+        """One step of a labelled epoch; only its own images and labels are read."""
+        positions, logits = drawn.step(step), None
+        if not self.codec.online:
+            items, partner = drawn.order[positions], drawn.partner[positions] - positions.start
+            seen = Seen(classes=self._classes[items], partner=partner, lam=drawn.lam[positions])
+            logits = self._decoded(epoch, items, seen)
+        return replay_step(self.files.take, self._classes, drawn, step, len(self.classes), logits)
+
+    def label_file(self) -> LabelFile:
+        """The first label file; all say the same of the plan."""
         if not self.files.labels:
             raise NoLabels(f"{self.path} has no soft labels; make them with: condense relabel {self.path}")
-        for held in self.files.labels:
-            if epoch in held.held_epochs:
-                return held
-        raise ConfigError(f"epoch is {epoch}; {self.path} has labels for epochs 0 to {self.epochs - 1}")
+        return self.files.labels[0]
 
     def mean_probabilities(self) -> Tensor:
-        """Mean over the epochs of softmax(logits), float32 (items, K). Reads every stored label once."""
+        """Mean over the labelled epochs of softmax(logits), float32 (items, K). Decodes every stored label once."""
         total = torch.zeros(len(self), len(self.classes))
-        self.label_file(0)
-        for epoch in range(self.epochs):
+        pool = self.label_file().pool
+        for epoch in range(pool):
             total += self.logits(epoch).softmax(1)
-        return total / self.epochs
+        return total / pool
 
 
 def load(
@@ -207,33 +264,32 @@ def load(
     )
 
 
-def replay(
+def replay_step(
     take: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.uint8]],
     labels: npt.NDArray[np.int64],
     drawn: EpochPlan,
+    index: int,
     n_classes: int,
     logits: Tensor | None = None,
-    first_step: int = 0,
-) -> Iterator[ReplayBatch]:
-    """The batches of a plan from ``first_step`` on, one optimiser step at a time.
+) -> ReplayBatch:
+    """The batch of step ``index`` of a plan.
 
-    ``take`` gives items, uint8 (b, H, W, C), for their numbers; ``labels`` int64 (items,); ``logits`` float (items, K).
-    Only the images of one step are in memory.
+    ``take`` gives items, uint8 (b, H, W, C), for their numbers; ``labels`` int64 (items,); ``logits`` float (b, K), of
+    the step's views in order of position. Only the images of the step are in memory.
     """
-    for index in range(first_step, drawn.n_steps):
-        positions = drawn.step(index)
-        items = drawn.order[positions]
-        step = alone(drawn, positions)
-        classes = torch.from_numpy(labels[items])
-        one_hot = torch.nn.functional.one_hot(classes, n_classes).float()
-        own = torch.from_numpy(step.lam).float()[:, None]
-        yield ReplayBatch(
-            images=render(torch.from_numpy(take(items)).permute(0, 3, 1, 2), step, slice(0, len(items))),
-            logits=None if logits is None else logits[torch.from_numpy(items)],
-            targets=own * one_hot + (1 - own) * one_hot[torch.from_numpy(step.partner)],
-            groups=drawn.step_groups(index),
-            items=torch.from_numpy(items),
-        )
+    positions = drawn.step(index)
+    items = drawn.order[positions]
+    step = alone(drawn, positions)
+    classes = torch.from_numpy(labels[items])
+    one_hot = torch.nn.functional.one_hot(classes, n_classes).float()
+    own = torch.from_numpy(step.lam).float()[:, None]
+    return ReplayBatch(
+        images=render(torch.from_numpy(take(items)).permute(0, 3, 1, 2), step, slice(0, len(items))),
+        logits=logits,
+        targets=own * one_hot + (1 - own) * one_hot[torch.from_numpy(step.partner)],
+        groups=drawn.step_groups(index),
+        items=torch.from_numpy(items),
+    )
 
 
 def alone(drawn: EpochPlan, positions: slice) -> EpochPlan:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,28 +26,41 @@ from condense.device import Compute
 from condense.errors import ConfigError, MethodError
 from condense.progress import Report, silent
 
-__all__ = ["Batch", "Batches", "Loss", "OptimConfig", "TrainRecord", "accuracy", "fit", "predict"]
+__all__ = ["Batch", "Batches", "Listener", "Loss", "OptimConfig", "TrainRecord", "accuracy", "fit", "predict"]
 
 REPORT_EVERY_S = 1.0  # reading the loss waits for the device, so it is read once a second and not once a step
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""``loss(logits, targets)``: a scalar, the mean over the images."""
 
 
 class Batch(NamedTuple):
     """One optimiser step's images and targets.
 
     ``images``: normalised, float32 (n, C, H, W). ``targets``: int64 (n,) or float32 (n, K). ``groups``: sizes, summing
-    to n, of the consecutive runs of images whose BatchNorm statistics are shared; empty means all n.
+    to n, of the consecutive runs of images whose BatchNorm statistics are shared; empty means all n. ``loss``: this
+    batch's own, if it has one.
     """
 
     images: Tensor
     targets: Tensor
     groups: tuple[int, ...] = ()
+    loss: Loss | None = None
 
 
 Batches = Callable[[int, int], Iterable[Batch]]
 """``batches(epoch, first_step)``: the epoch's batches from ``first_step`` to its last, a pure function of the two."""
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""``loss(logits, targets)``: a scalar, the mean over the images."""
+
+class Listener(Protocol):
+    """Told of the last step of each epoch. ``state`` is all that it remembers; a resumed run fills it again."""
+
+    state: Tensor
+
+    def end_epoch(self, epoch: int, logits: Tensor, targets: Tensor) -> None:
+        """The network's outputs (n, K) in that step, before it moved, and their targets, on the device."""
+
 
 Optimiser = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "constant"]
@@ -118,6 +131,7 @@ def fit(
     report: Report = silent,
     name: str = "training",
     checkpoint: Checkpoint = NoCheckpoint(),
+    listener: Listener | None = None,
 ) -> TrainRecord:
     """Train ``network`` in place for ``epochs`` x ``steps_per_epoch`` steps; modules keep the mode they had.
 
@@ -128,7 +142,7 @@ def fit(
     if epochs < 1 or steps_per_epoch < 1:
         raise ConfigError(f"{name} needs at least one epoch of one step, got {epochs} epochs of {steps_per_epoch}")
     network.to(compute.torch_device).to(memory_format=torch.channels_last)
-    run = _Run(network, optim, torch.zeros(epochs * steps_per_epoch, device=compute.torch_device))
+    run = _Run(network, optim, torch.zeros(epochs * steps_per_epoch, device=compute.torch_device), listener)
     saved = checkpoint.load()
     if saved is not None:
         run.restore(saved)
@@ -136,7 +150,9 @@ def fit(
     with compute.applied(), _own_randomness(compute) as dropout, _mode(network, training=True):
         for batch in _remaining(batches, run.step, epochs, steps_per_epoch):
             dropout.manual_seed(seeding.key(0, "dropout", run.step) & (2**63 - 1))
-            run.advance(batch, loss, compute)
+            outputs, targets = run.advance(batch, loss, compute)
+            if listener is not None and run.step % steps_per_epoch == 0:
+                listener.end_epoch(run.step // steps_per_epoch - 1, outputs, targets)
             now = time.monotonic()
             if now - reported >= REPORT_EVERY_S and run.step < run.total:
                 run.report(report, name)
@@ -152,22 +168,26 @@ def fit(
 class _Run:
     """A run's state: the network, its optimiser, the step, and the loss of every step so far (on the device)."""
 
-    def __init__(self, network: nn.Module, optim: OptimConfig, losses: Tensor) -> None:
+    def __init__(self, network: nn.Module, optim: OptimConfig, losses: Tensor, listener: Listener | None) -> None:
         self.network = network
         self.optim = optim
         self.losses = losses
+        self.listener = listener
         self.optimizer = _optimizer(network, optim)
         self.total = len(losses)
         self.step = 0
         self.seconds = 0.0
 
-    def advance(self, batch: Batch, loss: Loss, compute: Compute) -> None:
+    def advance(self, batch: Batch, loss: Loss, compute: Compute) -> tuple[Tensor, Tensor]:
+        """One step; its outputs and targets."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.optim.lr_at(self.step, self.total)
         self.optimizer.zero_grad(set_to_none=True)
-        self.losses[self.step] = _accumulate_gradient(self.network, batch, loss, compute)
+        self.losses[self.step], *seen = _accumulate_gradient(self.network, batch, batch.loss or loss, compute)
         self.optimizer.step()
         self.step += 1
+        outputs, targets = seen
+        return outputs, targets
 
     def report(self, report: Report, name: str) -> None:
         self.check_finite(name)
@@ -188,6 +208,8 @@ class _Run:
         for name, parameter in self.network.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 state[f"optimizer.{key}.{name}"] = value
+        if self.listener is not None:
+            state["listener"] = self.listener.state
         return {
             **state,
             "losses": self.losses,
@@ -206,6 +228,8 @@ class _Run:
                 like = owner.detach() if value.shape == owner.shape else value.to(owner.device)
                 self.optimizer.state[owner][key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
         self.losses.copy_(state["losses"])
+        if self.listener is not None:
+            self.listener.state.copy_(state["listener"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
 
@@ -230,19 +254,27 @@ def _remaining(batches: Batches, step: int, epochs: int, steps_per_epoch: int) -
             yield batch
 
 
-def _accumulate_gradient(network: nn.Module, batch: Batch, loss: Loss, compute: Compute) -> Tensor:
-    """Gradient of the batch's mean loss, one forward per BatchNorm group. Returns that loss, detached."""
+def _accumulate_gradient(
+    network: nn.Module, batch: Batch, loss: Loss, compute: Compute
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of the batch's mean loss, one forward per BatchNorm group.
+
+    Returns that loss, the outputs and the targets, detached and on the device.
+    """
     n, device = len(batch.targets), compute.torch_device
     sizes = list(batch.groups) or [n]
-    parts = []
+    parts, outputs, wanted = [], [], []
     for images, targets in zip(batch.images.split(sizes), batch.targets.split(sizes), strict=True):
         with compute.autocast():
             logits = network(images.to(device))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        part = loss(logits, targets.to(device)) * (len(targets) / n)
+        targets = targets.to(device)
+        part = loss(logits, targets) * (len(targets) / n)
         part.backward()
         parts.append(part.detach())
-    return torch.stack(parts).sum()
+        outputs.append(logits.detach())
+        wanted.append(targets)
+    return torch.stack(parts).sum(), torch.cat(outputs), torch.cat(wanted)
 
 
 @contextmanager

@@ -89,10 +89,13 @@ def test_the_commands_are_these() -> None:
         "demo",
         "distill",
         "evaluate",
+        "export",
         "grid",
+        "import",
         "methods",
         "methods show",
         "networks",
+        "pack",
         "plan",
         "relabel",
         "status",
@@ -105,6 +108,7 @@ def test_the_commands_are_these() -> None:
         "teacher show",
         "teacher train",
         "train",
+        "unpack",
         "verify",
     ]
 

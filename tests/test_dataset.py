@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from condense.dataset import DistilledDataset, load, replay
+from condense.dataset import DistilledDataset, load, replay_step
 from condense.errors import ConfigError
 from condense.shards import SetInfo, image_name, label_name, write_images, write_labels, write_set
 from condense.shards.errors import BadHash, BadStructure, ForeignLabels, NoLabels, UnknownVersion
@@ -53,6 +54,8 @@ def make(
     views: dict[str, Any] | None = None,
     view_version: int = VIEW_VERSION,
     labelled: bool = True,
+    epochs: int = EPOCHS,
+    draw: str = "all",
 ) -> Path:
     """A set of N items in one or more image files, with labels in two files."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,8 +68,8 @@ def make(
     for number, held in enumerate([range(2), range(2, EPOCHS)] if labelled else []):
         write_labels(
             folder / label_name(number), columns={"logits": logits()[held.start : held.stop]}, images=images,
-            views=views or VIEWS.to_dict(), view_version=view_version, seed=7, epochs=EPOCHS, first_epoch=held.start,
-            teachers=[TEACHER], teacher_bn="batch",
+            views=views or VIEWS.to_dict(), view_version=view_version, seed=7, epochs=epochs, pool=EPOCHS, draw=draw,
+            first_record=held.start, teachers=[TEACHER], teacher_bn="batch",
         )  # fmt: skip
     write_set(
         folder,
@@ -239,7 +242,8 @@ def test_images_without_labels_can_be_replayed_too(folder: Path) -> None:
     distilled = load(folder)
     drawn = plan(VIEWS, 7, 0, N, 6, 8)
     labels = np.asarray(distilled.targets, dtype=np.int64)
-    for bare, full in zip(replay(pixels((6, 8, 3)).__getitem__, labels, drawn, K), distilled.epoch(0), strict=True):
+    for step, full in enumerate(distilled.epoch(0)):
+        bare = replay_step(pixels((6, 8, 3)).__getitem__, labels, drawn, step, K)
         assert bare.logits is None
         assert torch.equal(bare.images, full.images)
         assert torch.equal(bare.targets, full.targets)
@@ -255,6 +259,30 @@ def test_an_epoch_can_be_taken_up_in_its_middle(folder: Path) -> None:
 
 def test_views_are_those_of_the_labels(folder: Path) -> None:
     assert load(folder).views == VIEWS
+
+
+@pytest.mark.parametrize("draw", ["with", "without"])
+def test_a_pool_lends_whole_steps(tmp_path: Path, draw: str) -> None:
+    """Every step of every epoch is one of the pool, with its images and its labels; the pool is used up evenly."""
+    pooled = load(make(tmp_path / "pooled", epochs=200, draw=draw))
+    plain = load(make(tmp_path / "plain"))
+    pool = {tuple(batch.items.tolist()): batch for epoch in range(EPOCHS) for batch in plain.epoch(epoch)}
+    used: Counter[tuple[int, ...]] = Counter()
+    for epoch in range(pooled.epochs):
+        steps = [tuple(batch.items.tolist()) for batch in pooled.epoch(epoch)]
+        assert len(steps) == plain.plan(0).n_steps
+        assert draw == "with" or len(set(steps)) == len(steps)
+        used.update(steps)
+        for batch in pooled.epoch(epoch) if epoch < 5 else ():
+            stored = pool[tuple(batch.items.tolist())]
+            for name in ("images", "logits", "targets"):
+                assert torch.equal(getattr(batch, name), getattr(stored, name))
+            assert batch.groups == stored.groups
+    assert set(used) == set(pool)
+    assert max(used.values()) < 1.5 * min(used.values())
+    (last,) = list(pooled.epoch(7))[1:]
+    (again,) = pooled.epoch(7, first_step=1)
+    assert torch.equal(last.items, again.items)
 
 
 # What is refused

@@ -40,12 +40,13 @@ from condense.evaluation import (
     train_student,
 )
 from condense.evaluation import student as student_module
-from condense.labels import LabelConfig, make_logits
-from condense.shards import SetInfo, write_images, write_labels, write_set
+from condense.evaluation.objective import smoothed_entropy
+from condense.labels import LabelConfig, make_logits, store_labels
+from condense.shards import SetInfo, write_images, write_set
 from condense.shards.errors import NoLabels
 from condense.teachers import Teacher, TeacherRecipe, train_teacher
 from condense.training import Batch, OptimConfig
-from condense.views import VIEW_VERSION, ViewConfig, plan
+from condense.views import ViewConfig, plan
 from condense.views.render import render
 
 CPU = Compute()
@@ -95,17 +96,9 @@ def write(folder: Path, teachers: list[Teacher], labels: LabelConfig = LABELS) -
     slots = np.arange(15) // 3
     write_images(images, columns={"images": items.images}, labels=items.labels, slots=slots, spec=SPEC.to_dict())
     if teachers:
-        write_labels(
-            folder / "labels-00000.h5",
-            columns={"logits": make_logits(items.images, teachers, SPEC, labels, compute=CPU)},
-            images=[images],
-            views=labels.views.to_dict(),
-            view_version=VIEW_VERSION,
-            seed=labels.seed,
-            epochs=labels.epochs,
-            teachers=[{"network": held.info.network, "sha256": held.sha256} for held in teachers],
-            teacher_bn=labels.teacher_bn,
-        )
+        names = [{"network": held.info.network, "sha256": held.sha256} for held in teachers]
+        logits = make_logits(items.images, teachers, SPEC, labels, compute=CPU)
+        store_labels(folder, logits, labels, SPEC, images=[images], teachers=names)
     method = {"name": "random", "revision": 1}
     info = SetInfo(name="tiny", spec=SPEC.to_dict(), method=method, config={}, seeds={}, contains_real_images=True)
     write_set(folder, info)
@@ -160,7 +153,7 @@ def test_online_labels_are_those_that_would_be_stored(tmp_path: Path, teacher: T
     """Real batches over a set's own images are its replay: same views, same groups, same labels up to float16."""
     stored = write(tmp_path / "set", [teacher, teacher], replace(LABELS, teacher_bn=teacher_bn))
     online = OnlineLabels([teacher, teacher], CPU, teacher_bn)
-    real = RealBatches(split(15, 5), SPEC, LABELS.views, LABELS.seed, steps_per_epoch=2, labels=online)
+    real = RealBatches(split(15, 5), SPEC, LABELS.views, LABELS.seed, steps_per_epoch=2, targets="soft", labels=online)
     classes = RealBatches(split(15, 5), SPEC, LABELS.views, LABELS.seed, steps_per_epoch=2)
     for epoch in range(LABELS.epochs):
         same(classes(epoch, 0), ReplayBatches(stored, "hard")(epoch, 0))
@@ -168,6 +161,39 @@ def test_online_labels_are_those_that_would_be_stored(tmp_path: Path, teacher: T
             torch.testing.assert_close(made.images, kept.images, rtol=0, atol=0)
             torch.testing.assert_close(made.targets, kept.targets, rtol=2e-3, atol=2e-3)
             assert made.groups == kept.groups
+
+
+@pytest.mark.parametrize("teacher_bn", ["eval", "batch"])
+def test_a_set_can_name_its_teacher_instead_of_storing_labels(
+    tmp_path: Path, teacher: Teacher, teacher_bn: Any
+) -> None:
+    """The student sees what it would see of stored labels, up to float16."""
+    stored = write(tmp_path / "set", [teacher], replace(LABELS, teacher_bn=teacher_bn))
+    named = write(tmp_path / "named", [teacher], replace(LABELS, teacher_bn=teacher_bn, codec="none"))
+    online = ReplayBatches(named, "soft", OnlineLabels([teacher], CPU, teacher_bn))
+    for epoch in range(LABELS.epochs):
+        for made, kept in zip(online(epoch, 0), ReplayBatches(stored, "soft")(epoch, 0), strict=True):
+            torch.testing.assert_close(made.images, kept.images, rtol=0, atol=0)
+            torch.testing.assert_close(made.targets, kept.targets, rtol=2e-3, atol=2e-3)
+    recipe = replace(RECIPE, epochs=1)
+    _, record = train_student(named, recipe, teachers=[teacher], seed=0, compute=CPU)
+    assert record.losses == pytest.approx(train_student(stored, recipe, seed=0, compute=CPU)[1].losses, rel=1e-2)
+    train_student(named, replace(recipe, targets="hard"), seed=0, compute=CPU)
+    other = Teacher(teacher.network, replace(teacher.info, weights_sha256="0" * 64))
+    for wrong in ([], [other], [teacher, teacher]):
+        with pytest.raises(TeacherError, match="stores no soft labels and names the teachers"):
+            train_student(named, recipe, teachers=wrong, seed=0, compute=CPU)
+    with pytest.raises(NoLabels, match="stores no soft labels"):
+        load(named.path, targets="soft")
+
+
+@pytest.mark.parametrize("codec", ["int8", "topk:1", "distances", "static"])
+def test_students_learn_from_every_codec(tmp_path: Path, data: Data, teacher: Teacher, codec: str) -> None:
+    labels = replace(LABELS, codec=codec, pool=1 if codec == "static" else 2)
+    small = write(tmp_path / "set", [teacher], labels)
+    network, record = train_student(small, RECIPE, seed=0, compute=CPU)
+    assert record.steps == 40
+    assert evaluate_student(network, data, SPEC, compute=CPU) >= 0.8
 
 
 @pytest.mark.parametrize("per_epoch", [1, 3, 7, 40])
@@ -206,10 +232,9 @@ def test_the_soft_loss_is_the_divergence_written_out(temperature: float) -> None
         p = np.exp(np.array(t) / temperature) / np.exp(np.array(t) / temperature).sum()
         q = np.exp(np.array(s) / temperature) / np.exp(np.array(s) / temperature).sum()
         expected += float((p * (np.log(p) - np.log(q))).sum()) / 6
-    recipe = StudentRecipe(temperature=temperature)
-    assert float(recipe.loss(student, teacher)) == pytest.approx(expected, rel=1e-5)
-    squared = replace(recipe, squared_temperature=True)
-    assert float(squared.loss(student, teacher)) == pytest.approx(temperature**2 * expected, rel=1e-5)
+    assert float(soft_loss(student, teacher, temperature=temperature)) == pytest.approx(expected, rel=1e-5)
+    squared = soft_loss(student, teacher, temperature=temperature, squared_temperature=True)
+    assert float(squared) == pytest.approx(temperature**2 * expected, rel=1e-5)
     assert float(soft_loss(teacher, teacher, temperature=temperature)) == pytest.approx(0, abs=1e-7)
 
 
@@ -221,7 +246,7 @@ def test_the_hard_loss_is_the_cross_entropy_of_mixed_classes_written_out() -> No
     for z, target in zip(logits.double().tolist(), mixed.double().tolist(), strict=True):
         total = math.log(sum(math.exp(v) for v in z))
         expected += sum(p * (total - v) for p, v in zip(target, z, strict=True)) / 5
-    assert float(StudentRecipe(targets="hard").loss(logits, mixed)) == pytest.approx(expected, rel=1e-5)
+    assert float(smoothed_entropy(logits, mixed, smoothing=0.0)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

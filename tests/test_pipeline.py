@@ -79,13 +79,39 @@ def done_jobs(store: Path) -> list[str]:
 
 def test_a_set_is_made_whole_and_can_be_used(context: Context, tmp_path: Path) -> None:
     folder = make(context, tmp_path / "set")
-    assert verify(folder, deep=True).rows == 2 * 3
+    assert verify(folder, "deep").rows == 2 * 3
     dataset = condense.load(folder)
     assert dataset.targets == [0, 1, 2, 0, 1, 2]
     assert dataset.epochs == 3
     assert dataset.info.method == {"name": "cda", "revision": 1}
     assert dataset.info.teachers[0]["network"] == "convnet2-w8-bn"
     assert not dataset.info.contains_real_images
+
+
+@pytest.mark.parametrize("codec", ["int8", "topk:1", "distances", "static", "none"])
+def test_every_codec_goes_the_whole_way(
+    context: Context, tmp_path: Path, tiny_data: Data, teacher: Path, codec: str
+) -> None:
+    """Distilled, verified, evaluated beside random images labelled alike, and trained on, all from what was stored."""
+    pool = 1 if codec in ("static", "none") else 2
+    folder = make(context, tmp_path / "set", teacher, labels={**LABELS, "codec": codec, "pool": pool})
+    assert verify(folder, "deep").epochs == 3
+    common: dict[str, Any] = {"students": ["convnet2-w8-bn"], "seeds": 1, "data": REQUEST, "student": STUDENT}
+    ours, random = evaluate([folder], context, targets=["soft"], against=["random"], **common)
+    assert ours.bytes_labels == pytest.approx(random.bytes_labels, abs=50)
+    assert (ours.bytes_other > (folder / "set.json").stat().st_size) == (codec == "none")
+    assert ours.config == random.config
+    recipe = replace(STUDENT, network="convnet2-w8-bn")
+    made = train(folder, context, recipe=recipe, out=tmp_path / "model.safetensors", data=REQUEST)
+    assert made.accuracy == ours.accuracy
+    if codec == "none":
+        empty = fresh_context(tmp_path / "empty", tiny_data)
+        with pytest.raises(TeacherError, match="give their folders with --teacher"):
+            train(folder, empty, recipe=recipe, out=tmp_path / "other.safetensors", data=REQUEST)
+        again = train(
+            folder, empty, recipe=recipe, out=tmp_path / "other.safetensors", data=REQUEST, teachers=[teacher]
+        )
+        assert again.accuracy == made.accuracy
 
 
 def test_the_same_command_again_does_nothing(context: Context, tmp_path: Path, tiny_data: Data) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +31,8 @@ from condense.shards import (
     write_labels,
     write_set,
 )
-from condense.shards.decode import CANVASES
+from condense.shards.card import card
+from condense.shards.codecs import CODECS, Seen
 from condense.shards.errors import (
     BadChecksum,
     BadHash,
@@ -39,6 +42,7 @@ from condense.shards.errors import (
     ForbiddenStorage,
     ForbiddenType,
     ForeignLabels,
+    Hostile,
     Incomplete,
     MissingFile,
     NotASet,
@@ -48,6 +52,7 @@ from condense.shards.errors import (
     UnknownVersion,
 )
 from condense.shards.layout import images_id, record_checksums, sha256_of
+from condense.shards.read import Level
 
 GOLDEN = Path(__file__).parent / "golden" / "set-v1"
 GOLDEN_HDF5 = "2.0.0"
@@ -192,12 +197,12 @@ def test_labels_come_back(tmp_path: Path) -> None:
     logits = np.random.default_rng(0).normal(size=(3, 6, 3)).astype(np.float16)
     write_labels(
         tmp_path / label_name(0), columns={"logits": logits}, images=images, views={"flip": 0.5}, view_version=4,
-        seed=-3, epochs=9, first_epoch=6, teachers=[TEACHER, TEACHER], teacher_bn="batch",
+        seed=-3, epochs=9, first_record=6, teachers=[TEACHER, TEACHER], teacher_bn="batch",
     )  # fmt: skip
     found = read_labels(tmp_path / label_name(0), deep=True)
     np.testing.assert_array_equal(found.columns["logits"], logits)
     assert found.images == images_id([sha256_of(images[0])])
-    assert (found.n_items, found.n_classes, found.held_epochs) == (6, 3, range(6, 9))
+    assert (found.n_items, found.n_classes, found.held) == (6, 3, range(6, 9))
     assert (found.views, found.view_version, found.seed, found.epochs) == ({"flip": 0.5}, 4, -3, 9)
     assert (found.teachers, found.teacher_bn, found.codec) == ([TEACHER, TEACHER], "batch", "full")
 
@@ -213,9 +218,18 @@ def test_a_set_comes_back_through_several_files(tmp_path: Path) -> None:
 
 
 def test_arrays_are_read_only_maps_of_the_file(tmp_path: Path) -> None:
-    images = read_images(put_images(tmp_path / "images.h5")).columns["images"]
-    assert isinstance(images.base, np.memmap)
-    assert not images.flags.writeable
+    """Small files are read instead: a map keeps its file open, and sets may have many."""
+    small = put_images(tmp_path / "small.h5", range(1))
+    large = put_images(tmp_path / "large.h5", range(1), {**spec(), "height": 700, "width": 700})
+    for path, mapped in ((small, False), (large, True)):
+        held = read_images(path)
+        for array in held.columns.values():
+            assert not array.flags.writeable
+        base: Any = held.columns["images"]
+        while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+            base = base.base
+        assert isinstance(base, np.memmap) == mapped
+        np.testing.assert_array_equal(held.columns["slots"], [0, 0, 0])
 
 
 def test_same_arrays_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +267,7 @@ def test_checksum_is_the_crc_of_the_record() -> None:
 
 def test_report_counts_bytes_and_rows(tmp_path: Path) -> None:
     folder = put_set(tmp_path / "set")
-    report = verify(folder, deep=True)
+    report = verify(folder, "deep")
     assert report.files == ("set.json", image_name(0), image_name(1), label_name(0))
     assert (report.rows, report.items, report.epochs) == (6, 6, 2)
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
@@ -262,13 +276,52 @@ def test_report_counts_bytes_and_rows(tmp_path: Path) -> None:
     assert report.bytes.total == sum(sizes.values()) - sizes["README.md"]
     assert set_bytes(read_set(folder)) == report.bytes
     assert verify(folder / image_name(1)).rows == 3
-    assert verify(folder / label_name(0), deep=True).epochs == 2
+    assert verify(folder / label_name(0), "deep").epochs == 2
 
 
 def test_card_says_what_matters(tmp_path: Path) -> None:
-    card = (put_set(tmp_path / "set") / "README.md").read_text()
+    text = (put_set(tmp_path / "set") / "README.md").read_text()
     for words in ("tiny-ipc2-random", "**random** (revision 1)", "class 0, class 1", "MIT", "yes", "images-*.h5"):
-        assert words in card
+        assert words in text
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=NAMES, licence=NAMES, classes=st.lists(NAMES, min_size=1, max_size=4, unique=True))
+def test_front_matter_is_yaml_whatever_names_people_give(name: str, licence: str, classes: list[str]) -> None:
+    values = {**spec(len(classes)), "classes": classes}
+    about = {**replace(info(values), name=name, licence=licence).to_dict(), "files": {}}
+    first, front, text = card(about, [read_images(GOLDEN / image_name(0))]).split("---\n", 2)
+    found = yaml.safe_load(front)
+    assert (first, found["pretty_name"]) == ("", name)
+    features = {column["name"]: column["dtype"] for column in found["dataset_info"]["features"]}
+    assert list(features["labels"]["class_label"]["names"].values()) == classes
+    assert features["images"] == {"array3_d": {"shape": [4, 5, 1], "dtype": "uint8"}}
+    assert found["size_categories"] == ["n<1K"]
+    assert re.fullmatch(r"[a-z0-9.-]+", found.get("license_name", found["license"]))
+    [row] = [line for line in text.splitlines() if line.startswith("| Classes |")]
+    assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) == 3
+
+
+@pytest.mark.parametrize(
+    ("licence", "said"),
+    [
+        ("MIT", "license: mit\ntask"),
+        ("unknown", "license: unknown\ntask"),
+        ("Custom, v2", 'license: other\nlicense_name: "custom-v2"\ntask'),
+        ("?", 'license_name: "unknown"'),
+    ],
+)
+def test_licences_have_the_identifiers_of_hubs(licence: str, said: str) -> None:
+    assert said in card(replace(info(), licence=licence).to_dict(), [read_images(GOLDEN / image_name(0))])
+
+
+def test_sizes_are_those_of_the_rows() -> None:
+    file = read_images(GOLDEN / image_name(0))
+    assert "- n<1K" in card(info().to_dict(), [file] * 333)
+    assert "- 1K<n<10K" in card(info().to_dict(), [file] * 334)
 
 
 def test_shards_are_filled_from_the_front() -> None:
@@ -279,16 +332,9 @@ def test_shards_are_filled_from_the_front() -> None:
 def test_label_files_may_share_the_epochs(tmp_path: Path) -> None:
     images = [put_images(tmp_path / image_name(0))]
     put_labels(tmp_path / label_name(0), images, epochs=5, held=2)
-    put_labels(tmp_path / label_name(1), images, epochs=5, held=3, first_epoch=2)
+    put_labels(tmp_path / label_name(1), images, epochs=5, held=3, first_record=2)
     write_set(tmp_path, info())
-    assert [held.held_epochs for held in read_set(tmp_path, "deep").labels] == [range(2), range(2, 5)]
-
-
-@pytest.mark.parametrize("name", sorted(CANVASES))
-def test_items_of_a_canvas_have_one_row_each(name: str) -> None:
-    canvas = CANVASES[name]
-    columns = {key: np.zeros((3, *column.shape), column.dtype) for key, column in canvas.columns((4, 5, 2), {}).items()}
-    assert canvas.decode(columns, {}, slice(None)).shape == (3 * canvas.items_per_row({}), 4, 5, 2)
+    assert [held.held for held in read_set(tmp_path, "deep").labels] == [range(2), range(2, 5)]
 
 
 # Every way of being wrong has its name: image files
@@ -502,7 +548,17 @@ BROKEN_LABELS: dict[str, tuple[type[ShardError], dict[str, Any]]] = {
     "image file": (NotASet, {"format": "condense-images"}),
     "no hash": (BadStructure, {"images": "x"}),
     "no epochs": (OutOfRange, {"epochs": 0}),
-    "negative epoch": (OutOfRange, {"first_epoch": -1}),
+    "negative record": (OutOfRange, {"first_record": -1}),
+    "no pool": (OutOfRange, {"pool": 0}),
+    "pool above the epochs": (OutOfRange, {"pool": 3, "draw": "with"}),
+    "a part drawn as all": (OutOfRange, {"epochs": 3}),
+    "unknown draw": (BadStructure, {"draw": "some"}),
+    "epochs without end": (TooBig, {"epochs": 10**15, "draw": "with"}),
+    "settings of another codec": (BadStructure, {"codec_settings": '{"k":1}'}),
+    "no setting for a codec that needs one": (BadStructure, {"codec": "topk"}),
+    "all classes as the greatest": (BadStructure, {"codec": "topk", "codec_settings": '{"k":3}'}),
+    "datasets of another codec": (BadStructure, {"codec": "topk", "codec_settings": '{"k":2}'}),
+    "one record for a codec that has one": (BadStructure, {"codec": "none"}),
     "other classes": (BadStructure, {"n_classes": 4}),
     "other items": (BadStructure, {"n_items": 5}),
     "overflowing items": (BadStructure, {"n_items": 2**62}),
@@ -526,6 +582,40 @@ def test_broken_label_files_are_named(tmp_path: Path, fault: str) -> None:
     assert type(raised.value) is expected
 
 
+WRONG_LABELS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[float, str]]]] = {
+    "int8": ("int8", {}, {"levels": (-128, "a level of -128"), "scale": (-1, "a scale below 0")}),
+    "topk": ("topk", {"k": 2}, {"indices": (3, "class 3 of 3")}),
+    "topk order": ("topk", {"k": 2}, {"indices": (1, "do not increase")}),
+    "distances": ("distances", {}, {"distances": (-0.5, "a distance below 0")}),
+    "none": ("none", {}, {"online": (0, "no 1")}),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_LABELS)
+def test_numbers_of_labels_must_mean_something_even_with_fitting_checksums(tmp_path: Path, fault: str) -> None:
+    codec, settings, wrong = WRONG_LABELS[fault]
+    seen = Seen(classes=np.arange(6) % 3, partner=np.arange(6), lam=np.ones(6))
+    images = [put_images(tmp_path / image_name(0))]
+    arrays = CODECS[codec].encode(np.zeros((6, 3), np.float16), seen, settings)
+    columns = {name: array[None] for name, array in arrays.items()}
+    common: dict[str, Any] = {
+        "images": images, "views": {}, "view_version": 1, "seed": 0, "epochs": 1, "teachers": [],
+        "teacher_bn": "eval", "codec": codec, "settings": settings,
+    }  # fmt: skip
+    for number, (name, (value, message)) in enumerate(wrong.items()):
+        path = tmp_path / label_name(number)
+        write_labels(path, columns=columns, **common)
+        read_labels(path, deep=True)
+        broken = columns[name].copy()
+        broken[...] = value
+        rewrite(path, datasets={name: broken})
+        with pytest.raises(OutOfRange, match=f"record 0 holds {message}|record 0 holds classes"):
+            read_labels(path, deep=True)
+        with pytest.raises(OutOfRange, match="record 0 holds"):
+            write_labels(tmp_path / "new.h5", columns={**columns, name: broken}, **common)
+        assert not (tmp_path / "new.h5").exists()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_logits_must_be_finite_even_with_fitting_checksums(tmp_path: Path, bad: float) -> None:
     folder = put_set(tmp_path / "set")
@@ -535,7 +625,7 @@ def test_logits_must_be_finite_even_with_fitting_checksums(tmp_path: Path, bad: 
     reseal(folder)
     read_set(folder, "hashes")
     with pytest.raises(NotFinite, match="record 1"):
-        verify(folder, deep=True)
+        verify(folder, "deep")
     images = [folder / image_name(0), folder / image_name(1)]
     with pytest.raises(NotFinite):
         write_labels(
@@ -555,7 +645,7 @@ def test_a_changed_byte_is_found(tmp_path: Path, name: str) -> None:
         read_set(folder, "hashes")
     for _ in range(2):
         with pytest.raises(BadChecksum, match=f"{name}: record 0"):
-            verify(folder, deep=True)
+            verify(folder, "deep")
         reseal(folder)
 
 
@@ -583,10 +673,10 @@ def test_labels_of_other_images_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "second",
     [
-        {"first_epoch": 3, "held": 2},
-        {"first_epoch": 1, "held": 4},
-        {"first_epoch": 2, "seed": 6},
-        {"first_epoch": 2, "held": 2},
+        {"first_record": 3, "held": 2},
+        {"first_record": 1, "held": 4},
+        {"first_record": 2, "seed": 6},
+        {"first_record": 2, "held": 2},
     ],
 )
 def test_label_files_must_hold_every_epoch_of_one_plan_once(tmp_path: Path, second: dict[str, Any]) -> None:
@@ -790,3 +880,46 @@ def test_a_set_needs_images_and_valid_words(tmp_path: Path) -> None:
     with pytest.raises(BadStructure, match="classes"):
         write_set(tmp_path, info({**spec(), "classes": ["a", "a", "b"]}))
     assert not (tmp_path / "set.json").exists()
+
+
+# In a process of its own
+
+
+@pytest.mark.parametrize("level", ["structure", "hashes", "deep"])
+def test_isolated_checking_says_the_same(tmp_path: Path, level: Level) -> None:
+    folder = put_set(tmp_path / "set")
+    for path in (folder, folder / image_name(1), folder / label_name(0)):
+        assert verify(path, level, isolated=True) == verify(path, level)
+    rewrite(folder / label_name(0), attributes={"codec": "ful"})
+    reseal(folder)
+    with pytest.raises(BadStructure) as here:
+        verify(folder, level)
+    with pytest.raises(BadStructure) as apart:
+        verify(folder, level, isolated=True)
+    assert str(apart.value) == str(here.value)
+    with pytest.raises(NotASet, match="there is no such folder"):
+        verify(tmp_path / "nowhere", isolated=True)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", r"crashed the reader \(SIGSEGV\)"),
+        ("held = bytearray(2 * 10**9)", "takes more than 1000000000 bytes of memory"),
+        ("import time; time.sleep(60)", "did not end in 5 s"),
+        ("import os; os._exit(3)", r"ended the reader \(status 3\)"),
+    ],
+)
+def test_a_reader_that_fails_does_not_take_the_caller_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str, message: str
+) -> None:
+    """The child runs a `verify` that misbehaves as a hostile file might make it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, condense.shards\n"
+        f"def verify(*_):\n    {act}\n"
+        "sys.modules['condense.shards.verify'].verify = verify\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("condense.shards.isolated.PATIENCE_S", 5.0)
+    with pytest.raises(Hostile, match=message):
+        verify(put_set(tmp_path / "set"), isolated=True)

@@ -27,11 +27,14 @@ def train(
     machine: Machine,
     student: Annotated[str | None, typer.Option(metavar="NAME", help="One of `condense networks`.")] = None,
     data: DataName = None,
+    teacher: Teachers = None,
     seed: Seed = None,
 ) -> None:
     """Train one network on a set and keep its weights. With --data it is also measured on the test images.
 
     Example: condense train synthesized/fashion-mini-ipc10-cda --student resnet20 --out model.safetensors
+
+    --teacher is only needed for a set that stores no soft labels and names its teachers instead.
     """
     from condense import pipeline
     from condense.config import from_mapping
@@ -39,7 +42,15 @@ def train(
 
     settings = from_mapping(StudentRecipe, recipe.values(network=student), "student")
     with machine.context() as context:
-        outcome = pipeline.train(path, context, recipe=settings, seed=seed or 0, data=images.requested(data), out=out)
+        outcome = pipeline.train(
+            path,
+            context,
+            recipe=settings,
+            seed=seed or 0,
+            data=images.requested(data),
+            teachers=teacher or [],
+            out=out,
+        )
     say(f"wrote {out}")
     if outcome.accuracy is not None:
         say(f"accuracy on the test images: {100 * outcome.accuracy:.2f} %")
@@ -91,7 +102,7 @@ def evaluate(
             context,
             students=student or ["convnet3-bn"],
             seeds=seeds,
-            targets=targets or ["soft", "hard"],
+            targets=targets or None,
             against=against or ["random"],
             data=images.requested(data),
             teachers=teacher or [],

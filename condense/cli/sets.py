@@ -11,6 +11,7 @@ import typer
 
 from condense.cli.options import DataName, Distillation, Images, Machine, Recipe, Seed, Teachers, command
 from condense.cli.output import pairs, say
+from condense.errors import ConfigError
 from condense.files import bytes_in_words
 
 if TYPE_CHECKING:
@@ -85,17 +86,23 @@ def relabel(
 
 def verify(
     path: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a set, of several, or an .h5 file.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Every checksum and every number as well.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Structure and sizes only; hashes are not computed.")] = False,
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="In a process of its own, with limits: for files from strangers.")
+    ] = False,
 ) -> None:
-    """Check a set against the specification: structure, ranges, hashes and checksums of every file.
+    """Check a set against the specification: structure, sizes, ranges, and the hash of every file.
 
     Example: condense verify synthesized/fashion-mini-ipc10-cda
     """
     from condense.shards import sets_in
     from condense.shards import verify as check
 
+    if deep and fast:
+        raise ConfigError("--deep and --fast exclude each other; give one of them")
     for one in sets_in(path):
-        found = check(one, deep=not fast)
+        found = check(one, "deep" if deep else "structure" if fast else "hashes", isolated=isolated)
         say(f"{one}: valid{', hashes not checked' if fast else ''}")
         pairs(counted(found.rows, found.epochs, found.bytes.images, found.bytes.labels, found.bytes.other))
 

@@ -25,7 +25,7 @@ from condense.data.split import holdout
 from condense.errors import DataError
 from condense.progress import Report
 
-__all__ = ["FileImages", "FolderSource", "scan"]
+__all__ = ["FileImages", "FolderSource", "class_folders", "scan"]
 
 LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"})
 TEST_FOLDERS = ("test", "val")
@@ -100,11 +100,11 @@ def scan(folder: Path, *, indices: Path, test_fraction: float, seed: int) -> Fol
     train_folder = folder / "train" if (folder / "train").is_dir() else folder
     if test_folder is not None and train_folder == folder:
         raise DataError(f"{folder} has {test_folder.name}/ but no train/; put the training images there")
-    classes, train = _class_folders(train_folder)
+    classes, train = class_folders(train_folder)
     if test_folder is None:
         train, test = _hold_out(folder, classes, train, test_fraction, seed)
     else:
-        test_classes, test = _class_folders(test_folder)
+        test_classes, test = class_folders(test_folder)
         if other := set(classes) ^ set(test_classes):
             raise DataError(
                 f'{test_folder} and {train_folder} must have the same classes, but "{min(other)}" is in only one'
@@ -113,7 +113,7 @@ def scan(folder: Path, *, indices: Path, test_fraction: float, seed: int) -> Fol
     return FolderSource(folder=folder, classes=classes, train=train, test=test, index=index)
 
 
-def _class_folders(folder: Path) -> tuple[tuple[str, ...], FileImages]:
+def class_folders(folder: Path) -> tuple[tuple[str, ...], FileImages]:
     entries = sorted(entry for entry in folder.iterdir() if not _is_litter(entry.name))
     stray = next((e for e in entries if e.is_file() and e.suffix.lower() in Image.registered_extensions()), None)
     if stray is not None:

@@ -4,6 +4,7 @@
     store/runs/NAME/beat          a counter that grows while the process lives
     store/runs/NAME/*.jsonl       events
     store/claims/JOB              the name of the run that is doing the job
+    store/claims.lock             held for the moment in which a claim is taken over from a dead run
 
 A claim saves work, never correctness: two processes that do the same job write the same artefact. So a claim is taken
 over as soon as its run is known to be dead: at once on the same machine, and elsewhere when the counter stood still
@@ -12,14 +13,15 @@ for `PATIENCE_S` of the observer's own monotonic clock. No clock of one machine 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
@@ -160,13 +162,18 @@ class Claims:
     def take(self, job_id: str) -> bool:
         """Claim the job; False if a living run has it."""
         path = self.folder / job_id
-        while not self._place(path):
+        taken = self._place(path)
+        if not taken:
             holder = self.holder(job_id)
             if holder not in ("", self.name) and self.neighbours.alive(holder):
                 return False
-            self._clear(path, holder)
-        self.held.add(job_id)
-        return True
+            with self._alone():  # of several that take over from a dead run one does
+                if self.holder(job_id) == holder:
+                    path.unlink(missing_ok=True)
+                taken = self._place(path)
+        if taken:
+            self.held.add(job_id)
+        return taken
 
     def holder(self, job_id: str) -> str:
         """The name of the run that claims the job, "" for none."""
@@ -210,12 +217,10 @@ class Claims:
                 file.write(self.name)
         return True
 
-    def _clear(self, path: Path, holder: str) -> None:
-        """Remove the claim of ``holder``; one that another run put there in the meantime stays."""
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        with suppress(FileNotFoundError):
-            os.rename(path, aside)
-            if aside.read_text() != holder:
-                with suppress(OSError):
-                    os.link(aside, path)
-            aside.unlink()
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process of all at a time, where the file system has locks."""
+        with open(self.folder.with_name("claims.lock"), "ab") as file:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from condense.evaluation.batches import OnlineLabels, RealBatches, ReplayBatches
 from condense.evaluation.measure import measure_real, measure_set, resolved_config
+from condense.evaluation.objective import Schedule, soft_loss
 from condense.evaluation.results import Result, ResultError, append_result, read_results
 from condense.evaluation.statistics import Difference, Summary, paired_difference, summarise
-from condense.evaluation.student import StudentRecipe, evaluate_student, soft_loss, train_on_real, train_student
+from condense.evaluation.student import StudentRecipe, evaluate_student, train_on_real, train_student
 
 __all__ = [
     "Difference",
@@ -15,6 +16,7 @@ __all__ = [
     "ReplayBatches",
     "Result",
     "ResultError",
+    "Schedule",
     "StudentRecipe",
     "Summary",
     "append_result",

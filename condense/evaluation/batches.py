@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count, islice
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from condense.data.pixels import normalise
 from condense.data.spec import DatasetSpec, Split
-from condense.dataset import DistilledDataset, ReplayBatch, Targets, replay
+from condense.dataset import DistilledDataset, ReplayBatch, replay_step
 from condense.device import Compute
 from condense.labels.relabel import TeacherBN, batch_statistics, mean_logits
 from condense.teachers import Teacher
@@ -21,26 +23,46 @@ from condense.training import Batch
 from condense.views.config import ViewConfig
 from condense.views.plan import EpochPlan, plan
 
-__all__ = ["OnlineLabels", "RealBatches", "ReplayBatches"]
+__all__ = ["Kind", "OnlineLabels", "RealBatches", "ReplayBatches"]
+
+
+Kind = Literal["soft", "hard", "both"]
 
 
 class ReplayBatches:
     """The labelled epochs of a set, over and over: exactly the views that the teachers labelled.
 
-    Targets are the stored logits (``soft``) or the classes, mixed as the images are (``hard``), float32 (b, K).
-    Raises :class:`~condense.shards.errors.NoLabels` for a set without labelled epochs.
+    Targets are the logits (``soft``), stored or by ``labels`` as they are needed, the classes, mixed as the images are
+    (``hard``), float32 (b, K), or both side by side (``both``), (b, 2K). ``fresh`` takes epochs of the plan that come
+    after the labelled ones. Raises :class:`~condense.shards.errors.NoLabels` for a set without labelled epochs.
     """
 
-    def __init__(self, dataset: DistilledDataset, targets: Targets) -> None:
+    def __init__(
+        self, dataset: DistilledDataset, targets: Kind, labels: OnlineLabels | None = None, *, fresh: bool = False
+    ) -> None:
         self.dataset = dataset
         self.spec = dataset.spec
         self.targets = targets
+        self.labels = labels
+        self.fresh = fresh
         self.steps_per_epoch = dataset.plan(0).n_steps
 
     def __call__(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        for made in self.dataset.epoch(epoch % self.dataset.epochs, first_step):
-            targets = made.logits if self.targets == "soft" and made.logits is not None else made.targets
-            yield Batch(normalise(made.images, self.spec), targets, made.groups)
+        if self.fresh:
+            drawn = self.dataset.fresh_epoch(epoch, first_step)
+        else:
+            drawn = self.dataset.epoch(epoch % self.dataset.epochs, first_step)
+        return (as_batch(made, self.targets, self.labels, self.spec) for made in drawn)
+
+
+def as_batch(made: ReplayBatch, kind: Kind, labels: OnlineLabels | None, spec: DatasetSpec) -> Batch:
+    """What a step of the training loop takes, of the views of a step of a plan."""
+    targets = made.targets
+    if kind != "hard":
+        logits = labels(made.images, made.groups) if labels is not None else made.logits
+        assert logits is not None
+        targets = logits if kind == "soft" else torch.cat([logits, made.targets.to(logits.device)], 1)
+    return Batch(normalise(made.images, spec), targets, made.groups)
 
 
 class OnlineLabels:
@@ -64,8 +86,8 @@ class RealBatches:
     """Steps through a whole split: what the same number of steps is worth when images are not scarce.
 
     Step i of the run, ``epoch * steps_per_epoch + step``, is the i-th of one pass after another over the split, each
-    pass the plan of its own number. Only the images of a step are read from the memory map. Targets are what
-    ``labels`` says of the very views that the student sees, or, when it is None, the classes, mixed as the images are.
+    pass the plan of its own number. Only the images of a step are read from the memory map. Targets are as
+    in :class:`ReplayBatches`; ``labels`` speak of the very views that the student sees.
     """
 
     def __init__(
@@ -76,6 +98,7 @@ class RealBatches:
         seed: int,
         *,
         steps_per_epoch: int,
+        targets: Kind = "hard",
         labels: OnlineLabels | None = None,
     ) -> None:
         self.split = split
@@ -83,15 +106,14 @@ class RealBatches:
         self.views = views
         self.seed = seed
         self.steps_per_epoch = steps_per_epoch
+        self.targets = targets
         self.labels = labels
         self._drawn = (0, self._draw(0))  # a plan of all images takes a while and serves many epochs of a small set
 
     def __call__(self, epoch: int, first_step: int) -> Iterator[Batch]:
         start = epoch * self.steps_per_epoch
         for drawn, index in islice(self._steps(start + first_step), self.steps_per_epoch - first_step):
-            made = self._render(drawn, index)
-            targets = self.labels(made.images, made.groups) if self.labels else made.targets
-            yield Batch(normalise(made.images, self.spec), targets, made.groups)
+            yield as_batch(self._render(drawn, index), self.targets, self.labels, self.spec)
 
     def _steps(self, first: int) -> Iterator[tuple[EpochPlan, int]]:
         """The steps of all passes in one row, from number ``first`` on."""
@@ -107,4 +129,4 @@ class RealBatches:
 
     def _render(self, drawn: EpochPlan, index: int) -> ReplayBatch:
         take, labels = self.split.images.__getitem__, self.split.labels
-        return next(replay(take, labels, drawn, self.spec.n_classes, first_step=index))
+        return replay_step(take, labels, drawn, index, self.spec.n_classes)

@@ -32,6 +32,7 @@ def measure_set(
     data: Data,
     recipe: StudentRecipe,
     *,
+    teachers: Sequence[Teacher] = (),
     condition: str | None = None,
     seed: int,
     set_index: int = 0,
@@ -40,7 +41,7 @@ def measure_set(
     """The result of a student made by :func:`~condense.evaluation.student.train_student` with the same arguments.
 
     ``condition`` is the method's name unless given. With hard targets the label files are not charged, since training
-    does without them.
+    does without them. The weights of ``teachers`` that the student asks for labels are charged under ``bytes_other``.
     """
     size = set_bytes(dataset.files)
     method = str(dataset.info.method["name"])
@@ -53,7 +54,7 @@ def measure_set(
         seed=seed,
         bytes_images=size.images,
         bytes_labels=size.labels if recipe.targets == "soft" else 0,
-        bytes_other=size.other,
+        bytes_other=size.other + bytes_of(teachers),
         **_measured(network, record, dataset, data, recipe, compute),
     )
 
@@ -75,7 +76,6 @@ def measure_real(
 
     Charged are all images, and under ``bytes_other`` the classes and the weights of the ``teachers``.
     """
-    weights = [value for teacher in teachers for value in teacher.network.state_dict().values()]
     return Result(
         condition=condition,
         method="whole-data",
@@ -85,14 +85,19 @@ def measure_real(
         seed=seed,
         bytes_images=data.train.images.nbytes,
         bytes_labels=0,
-        bytes_other=data.train.labels.nbytes + sum(value.nbytes for value in weights),
+        bytes_other=data.train.labels.nbytes + bytes_of(teachers),
         **_measured(network, record, like, data, recipe, compute),
     )
 
 
+def bytes_of(teachers: Sequence[Teacher]) -> int:
+    """Of the weights."""
+    return sum(value.nbytes for teacher in teachers for value in teacher.network.state_dict().values())
+
+
 def resolved_config(dataset: DistilledDataset, recipe: StudentRecipe) -> dict[str, Any]:
     """What results must have in common to be compared: the recipe with its number of epochs, the views, the steps."""
-    epochs = recipe.epochs or dataset.epochs
+    epochs = recipe.total_epochs(dataset.epochs)
     return {
         "recipe": to_mapping(replace(recipe, epochs=epochs)),
         "views": dataset.views.to_dict(),

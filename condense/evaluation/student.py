@@ -6,12 +6,13 @@ Students are trained to the last step of a fixed budget and tested once: nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import get_args
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,15 +21,17 @@ from condense.data.spec import Data, DatasetSpec
 from condense.dataset import DistilledDataset, Targets
 from condense.device import Compute
 from condense.errors import ConfigError, DataError, TeacherError
-from condense.evaluation.batches import OnlineLabels, RealBatches, ReplayBatches
+from condense.evaluation.batches import Kind, OnlineLabels, RealBatches, ReplayBatches
+from condense.evaluation.objective import Schedule, calibrated, match_loss, smoothed_entropy, soft_loss
 from condense.labels.relabel import TeacherBN
 from condense.networks import build
 from condense.progress import Report, silent
 from condense.seeding import key
+from condense.shards.errors import NoLabels
 from condense.teachers import Teacher, check_teacher
-from condense.training import Loss, OptimConfig, TrainRecord, accuracy, fit, predict
+from condense.training import Batch, Batches, Loss, OptimConfig, TrainRecord, accuracy, fit, predict
 
-__all__ = ["StudentRecipe", "evaluate_student", "soft_loss", "train_on_real", "train_student"]
+__all__ = ["StudentRecipe", "evaluate_student", "train_on_real", "train_student"]
 
 
 def _optim() -> OptimConfig:
@@ -42,13 +45,15 @@ class StudentRecipe:
     ``targets``: ``soft`` learns the stored logits by :func:`soft_loss` at ``temperature``, ``hard`` the classes by
     cross-entropy, both on the same views. ``squared_temperature`` multiplies the soft loss by the temperature squared
     (Hinton et al., arXiv 1503.02531); SRe2L (arXiv 2306.13092) does not, which AdamW hardly notices and SGD does.
-    ``epochs``: passes over the plan's views; None for each labelled epoch once, more begin again with the first.
+    ``schedule`` says how soft targets are used over the epochs. ``epochs``: passes over the plan's views; None for each
+    labelled epoch once (and the hard epochs of the schedule), more begin again with the first.
     """
 
     network: str = "resnet20"
     targets: Targets = "soft"
     temperature: float = 20.0
     squared_temperature: bool = False
+    schedule: Schedule = field(default_factory=Schedule)
     optim: OptimConfig = field(default_factory=_optim)
     epochs: int | None = None
 
@@ -59,27 +64,24 @@ class StudentRecipe:
             raise ConfigError(f"temperature must be above 0 and finite, got {self.temperature}")
         if self.epochs is not None and self.epochs < 1:
             raise ConfigError(f"epochs must be at least 1 (or none: as many as are labelled), got {self.epochs}")
+        if self.targets == "hard" and self.schedule != Schedule():
+            raise ConfigError("schedule is for soft targets; leave it out for hard ones")
 
     @property
-    def loss(self) -> Loss:
-        """The loss of logits against a batch's targets."""
-        if self.targets == "hard":
-            return functional.cross_entropy
-        return partial(soft_loss, temperature=self.temperature, squared_temperature=self.squared_temperature)
+    def kind(self) -> Kind:
+        """What the batches of soft epochs hold as targets."""
+        return "both" if self.schedule.objective == "match" else self.targets
 
-
-def soft_loss(logits: Tensor, targets: Tensor, *, temperature: float, squared_temperature: bool = False) -> Tensor:
-    """Mean over the batch of KL(softmax(targets / T) || softmax(logits / T)); both are logits (n, K)."""
-    student = functional.log_softmax(logits / temperature, dim=1)
-    teacher = functional.log_softmax(targets / temperature, dim=1)
-    loss = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
-    return loss * temperature**2 if squared_temperature else loss
+    def total_epochs(self, labelled: int) -> int:
+        """Of a student of a set with so many labelled epochs."""
+        return self.epochs or labelled + self.schedule.hard_epochs
 
 
 def train_student(
     dataset: DistilledDataset,
     recipe: StudentRecipe,
     *,
+    teachers: Sequence[Teacher] = (),
     seed: int,
     set_index: int = 0,
     compute: Compute,
@@ -88,21 +90,47 @@ def train_student(
 ) -> tuple[nn.Module, TrainRecord]:
     """A fresh network trained by replay of the set's labelled views.
 
+    ``teachers`` are needed for soft targets of a set that stores no labels (codec ``none``): those that it names.
+
     Its initial weights depend on (``seed``, ``set_index``) only: students of different sets are independent, and the
     same for every condition, so that conditions can be compared pair by pair. Raises :class:`NetworkError` for a
     network that cannot take the images, :class:`MethodError` naming the run and the step when the loss is not finite.
     """
+    epochs, schedule = recipe.total_epochs(dataset.epochs), recipe.schedule
+    is_soft = recipe.targets == "soft"
+    if is_soft and dataset.files.labels and dataset.only_hard:
+        raise NoLabels(
+            f"{dataset.path} has classes and no soft labels; take hard targets, or make soft labels with: "
+            f"condense relabel {dataset.path}"
+        )
+    online = _online(dataset, teachers, compute) if is_soft and dataset.asks_teachers else None
+    soft = ReplayBatches(dataset, recipe.kind, online)
+    hard = ReplayBatches(dataset, "hard", fresh=is_soft)
     return _train(
-        ReplayBatches(dataset, recipe.targets),
+        lambda epoch, first: soft(schedule.soft_epoch(epoch, epochs) or 0, first),
+        lambda epoch, first: hard(schedule.hard_epoch(epoch, epochs) if hard.fresh else epoch, first),
         dataset.spec,
         recipe,
-        epochs=recipe.epochs or dataset.epochs,
+        epochs=epochs,
+        steps_per_epoch=hard.steps_per_epoch,
         seed=seed,
         set_index=set_index,
         compute=compute,
         report=report,
         checkpoint=checkpoint,
     )
+
+
+def _online(dataset: DistilledDataset, teachers: Sequence[Teacher], compute: Compute) -> OnlineLabels:
+    """The labels of a set that names its teachers instead of storing what they say."""
+    held = dataset.label_file()
+    wanted = [teacher["sha256"] for teacher in held.teachers]
+    if [teacher.sha256 for teacher in teachers] != wanted:
+        raise TeacherError(
+            f"{dataset.path} stores no soft labels and names the teachers {', '.join(one[:12] for one in wanted)}; "
+            "give those"
+        )
+    return OnlineLabels(teachers, compute, "batch" if held.teacher_bn == "batch" else "eval")
 
 
 def train_on_real(
@@ -131,19 +159,18 @@ def train_on_real(
         )
     for teacher in teachers:
         check_teacher(teacher.info, like.spec, min_accuracy=0.0)
-    batches = RealBatches(
-        data.train,
-        like.spec,
-        like.views,
-        key(like.label_file(0).seed, "real-views", set_index),
-        steps_per_epoch=like.plan(0).n_steps,
-        labels=OnlineLabels(teachers, compute, teacher_bn) if teachers else None,
-    )
+    steps = like.plan(0).n_steps
+    walk = (data.train, like.spec, like.views, key(like.label_file().seed, "real-views", set_index))
+    online = OnlineLabels(teachers, compute, teacher_bn) if teachers else None
+    batches = RealBatches(*walk, steps_per_epoch=steps, targets=recipe.kind, labels=online)
+    classes = RealBatches(*walk, steps_per_epoch=steps) if online and recipe.schedule.hard_epochs else batches
     return _train(
         batches,
+        classes,
         like.spec,
         recipe,
-        epochs=recipe.epochs or like.epochs,
+        epochs=recipe.total_epochs(like.epochs),
+        steps_per_epoch=steps,
         seed=seed,
         set_index=set_index,
         compute=compute,
@@ -153,17 +180,20 @@ def train_on_real(
 
 
 def _train(
-    batches: ReplayBatches | RealBatches,
+    soft: Batches,
+    hard: Batches,
     spec: DatasetSpec,
     recipe: StudentRecipe,
     *,
     epochs: int,
+    steps_per_epoch: int,
     seed: int,
     set_index: int,
     compute: Compute,
     report: Report,
     checkpoint: Checkpoint,
 ) -> tuple[nn.Module, TrainRecord]:
+    """``soft`` and ``hard`` give the batches of an epoch with targets of that kind."""
     network = build(
         recipe.network,
         channels=spec.channels,
@@ -172,19 +202,61 @@ def _train(
         n_classes=spec.n_classes,
         seed=key(seed, "student", set_index),
     )
+    guide = Guide(recipe, epochs, compute.torch_device)
     record = fit(
         network,
-        batches,
-        recipe.loss,
+        hard if recipe.targets == "hard" else guide.over(soft, hard),
+        functional.cross_entropy,
         recipe.optim,
         epochs=epochs,
-        steps_per_epoch=batches.steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
         compute=compute,
         report=report,
         name=f"student {recipe.network}, set {set_index}, seed {seed}, {recipe.targets} targets",
         checkpoint=checkpoint,
+        listener=guide if recipe.schedule.calibrate else None,
     )
     return network, record
+
+
+class Guide:
+    """Gives every batch of a soft recipe the loss of its epoch. ``state`` is the student's own temperature."""
+
+    def __init__(self, recipe: StudentRecipe, epochs: int, device: torch.device) -> None:
+        self.recipe = recipe
+        self.schedule = recipe.schedule
+        self.epochs = epochs
+        self.state = torch.ones((), device=device)
+
+    def over(self, soft: Batches, hard: Batches) -> Batches:
+        """The soft epochs and the hard ones of the schedule."""
+
+        def batches(epoch: int, first_step: int) -> Iterator[Batch]:
+            source = hard if self.schedule.soft_epoch(epoch, self.epochs) is None else soft
+            loss = self.loss(epoch)
+            return (batch._replace(loss=loss) for batch in source(epoch, first_step))
+
+        return batches
+
+    def loss(self, epoch: int) -> Loss:
+        """Of logits against the epoch's targets."""
+        schedule = self.schedule
+        if schedule.soft_epoch(epoch, self.epochs) is None:
+            return partial(smoothed_entropy, smoothing=schedule.smoothing)
+        if schedule.objective == "match":
+            return partial(match_loss, weight=schedule.match_weight, smoothing=schedule.smoothing)
+        return partial(
+            soft_loss,
+            temperature=schedule.temperature(self.recipe.temperature, epoch, self.epochs),
+            student_temperature=self.state if schedule.calibrate else None,
+            squared_temperature=self.recipe.squared_temperature,
+        )
+
+    def end_epoch(self, epoch: int, logits: Tensor, targets: Tensor) -> None:
+        """Fit the student's temperature to the last step of a soft epoch."""
+        if self.schedule.soft_epoch(epoch, self.epochs) is not None:
+            temperature = self.schedule.temperature(self.recipe.temperature, epoch, self.epochs)
+            self.state.copy_(calibrated(logits, (targets / temperature).softmax(1)))
 
 
 def evaluate_student(network: nn.Module, data: Data, spec: DatasetSpec, *, compute: Compute) -> float:

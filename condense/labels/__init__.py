@@ -1,6 +1,6 @@
-"""Soft labels: making them (:mod:`~condense.labels.relabel`) and storing them (:mod:`~condense.labels.codecs`)."""
+"""Soft labels: making them (:mod:`~condense.labels.relabel`) and storing them (:mod:`~condense.labels.stored`)."""
 
-from condense.labels.codecs import CODECS, Codec
 from condense.labels.relabel import LabelConfig, make_logits
+from condense.labels.stored import encode_labels, seen_by_item, store_labels
 
-__all__ = ["CODECS", "Codec", "LabelConfig", "make_logits"]
+__all__ = ["LabelConfig", "encode_labels", "make_logits", "seen_by_item", "store_labels"]

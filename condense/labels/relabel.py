@@ -25,8 +25,8 @@ from condense.data.pixels import normalise
 from condense.data.spec import DatasetSpec
 from condense.device import Compute, under_compute
 from condense.errors import ConfigError, DataError, TeacherError
-from condense.labels.codecs import CODECS
 from condense.progress import Report, silent
+from condense.shards.codecs import CODECS, codec_of
 from condense.teachers import Teacher, check_teacher
 from condense.views.config import ViewConfig, check_choice, check_integer
 from condense.views.plan import EpochPlan, plan
@@ -43,7 +43,12 @@ def _views() -> ViewConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-    """``views`` of ``epochs`` epochs drawn from ``seed``, labelled, and stored by ``codec`` (see ``CODECS``).
+    """``views`` of ``epochs`` epochs drawn from ``seed``, labelled, and stored by ``codec``.
+
+    ``codec``: one of :data:`condense.shards.CODECS`, with its number where it has one: ``full``, ``int8``,
+    ``topk:10``, ``distances``, ``static``, ``none``. ``pool``: label this many times fewer epochs; the student's
+    epochs draw their steps from them, ``without`` replacement within an epoch (LPQLD) or ``with`` it (LPLD, NeurIPS
+    2024, which labels the first epochs and draws from their steps).
 
     ``teacher_bn``: ``eval`` takes the teacher's running statistics; ``batch`` those of exactly the images of each
     BatchNorm group of the plan (for a teacher without BatchNorm the two are the same). The defaults suit images of up
@@ -54,12 +59,34 @@ class LabelConfig:
     epochs: int = 300
     seed: int = 0
     codec: str = "full"
+    pool: int = 1
+    draw: Literal["with", "without"] = "without"
     teacher_bn: TeacherBN = "batch"
 
     def __post_init__(self) -> None:
         check_integer("epochs", self.epochs, 1)
-        check_choice("codec", self.codec, CODECS)
+        check_integer("pool", self.pool, 1)
+        check_choice("draw", self.draw, ("with", "without"))
+        try:
+            codec_of(self.codec)
+        except ValueError as error:
+            raise ConfigError(f'codec is "{self.codec}"; {error}') from None
+        if self.pool > 1 and not CODECS[codec_of(self.codec)[0]].per_epoch:
+            raise ConfigError(f"pool is {self.pool}, but {self.codec} labels no epochs; leave pool at 1")
         check_choice("teacher_bn", self.teacher_bn, get_args(TeacherBN))
+
+    @property
+    def n_labelled(self) -> int:
+        """Epochs that are labelled."""
+        name, _ = codec_of(self.codec)
+        return {"static": 1, "none": 0}.get(name, -(-self.epochs // self.pool))
+
+    @property
+    def labelled_views(self) -> ViewConfig:
+        """The views that are labelled: those that students see, but for ``static`` the whole images."""
+        if codec_of(self.codec)[0] != "static":
+            return self.views
+        return replace(self.views, crop="none", flip=0.0, mix="none")
 
 
 @under_compute
@@ -74,7 +101,7 @@ def make_logits(
     report: Report = silent,
     checkpoint: Checkpoint | None = None,
 ) -> npt.NDArray[np.float16]:
-    """Label every view of every epoch: float16 (epochs, N, K), where [e, i] belongs to item i in epoch e.
+    """Label every view that is to be: float16 (``config.n_labelled``, N, K), [e, i] for item i in epoch e of the plan.
 
     ``pixels`` uint8 (N, H, W, C) are the items as stored. Logits are the mean over ``teachers``, weighted by
     ``weights`` (positive, any scale), each fed with its own normalisation. ``checkpoint`` keeps whole epochs; resumed
@@ -82,6 +109,8 @@ def make_logits(
 
     Raises :class:`TeacherError` for a teacher that does not fit ``spec`` or whose logits leave the range of float16.
     """
+    if config.n_labelled == 0:
+        return np.zeros((0, len(pixels), spec.n_classes), dtype=np.float16)
     shares = _shares(teachers, weights)
     for teacher in teachers:
         check_teacher(teacher.info, spec, min_accuracy=0.0)
@@ -91,14 +120,14 @@ def make_logits(
         teachers = [replace(teacher, network=batch_statistics(teacher.network)) for teacher in teachers]
     checkpoint = checkpoint or NoCheckpoint()
     images = torch.from_numpy(np.require(pixels, requirements="W")).permute(0, 3, 1, 2).to(compute.torch_device)
-    logits, first = _resume(checkpoint, (config.epochs, len(pixels), spec.n_classes))
-    for epoch in range(first, config.epochs):
-        views = plan(config.views, config.seed, epoch, len(pixels), spec.height, spec.width)
+    logits, first = _resume(checkpoint, (config.n_labelled, len(pixels), spec.n_classes))
+    for epoch in range(first, config.n_labelled):
+        views = plan(config.labelled_views, config.seed, epoch, len(pixels), spec.height, spec.width)
         for positions, groups in _chunks(views, _at_once(spec)):
             sizes = groups if config.teacher_bn == "batch" else [sum(groups)]
             mean = mean_logits(render(images, views, positions), sizes, teachers, shares, compute)
             logits[epoch, views.order[positions]] = mean.half().cpu()
-            report("labels", epoch * len(pixels) + positions.stop, config.epochs * len(pixels), {})
+            report("labels", epoch * len(pixels) + positions.stop, config.n_labelled * len(pixels), {})
         _check_range(logits[epoch], epoch)
         if checkpoint.due():
             checkpoint.save({"logits": logits[: epoch + 1]})

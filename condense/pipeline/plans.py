@@ -20,7 +20,17 @@ from condense.pipeline.context import Context, DataRequest, spec_digest
 from condense.pipeline.request import Request
 from condense.teachers.recipe import TeacherRecipe
 
-__all__ = ["common_of", "labels_job", "name_of", "set_hash", "set_jobs", "student_job", "teacher_job"]
+__all__ = [
+    "common_of",
+    "labels_job",
+    "licence_of",
+    "name_of",
+    "set_hash",
+    "set_jobs",
+    "shareable",
+    "student_job",
+    "teacher_job",
+]
 
 
 def common_of(request: DataRequest, data: Data) -> dict[str, Any]:
@@ -139,8 +149,9 @@ def student_job(
     data: DataRequest | None,
     *,
     weights: bool = False,
+    teachers: tuple[Job, ...] = (),
 ) -> Job:
-    """A student of a set on disk; measured if there is a data set."""
+    """A student of a set on disk; measured if there is a data set. ``teachers``: those that it asks for labels."""
     config = {
         "recipe": to_mapping(recipe),
         "seed": seed,
@@ -155,7 +166,7 @@ def student_job(
         common = common_of(data, context.data(data))
         where, sources = {**where, **common["where"]}, (*sources, *common["sources"])
     title = f"student {recipe.network}, set {set_index}, seed {seed}, {recipe.targets} targets"
-    return Job("student", config, sources=sources, where=where, title=title)
+    return Job("student", config, sources=sources, inputs=teachers, where=where, title=title)
 
 
 def set_hash(path: Path) -> str:

@@ -25,6 +25,7 @@ from condense.pipeline.plans import common_of, run_all, set_jobs, student_job
 from condense.pipeline.request import Request, request_of
 from condense.pipeline.teachers import build_for, given_teachers, stored_teachers
 from condense.shards import sets_in
+from condense.shards.codecs import spell
 from condense.teachers.recipe import TeacherRecipe
 
 __all__ = ["AGAINST", "TrainOutcome", "evaluate", "train"]
@@ -49,14 +50,21 @@ def train(
     out: Path,
     seed: int = 0,
     data: DataRequest | None = None,
+    teachers: Sequence[Path] = (),
 ) -> TrainOutcome:
-    """Train one network on a set and write its weights to ``out`` (safetensors, with its name and spec)."""
+    """Train one network on a set and write its weights to ``out`` (safetensors, with its name and spec).
+
+    teachers: for a set that stores no soft labels, where the store does not have those that it names.
+    """
     dataset = load(path)
     build_for(dataset.spec, recipe.network)
     if data is not None:
         data = request_of(dataset.info, data)
         check_same_data(dataset.spec, context.data(data).spec)
-    job = student_job(path, recipe, seed, 0, context, data, weights=True)
+    asked: tuple[Job, ...] = ()
+    if recipe.targets == "soft" and dataset.asks_teachers:
+        asked = given_teachers(dataset.spec, teachers) if teachers else stored_teachers(dataset.info, context)
+    job = student_job(path, recipe, seed, 0, context, data, weights=True, teachers=asked)
     made = run_all(lambda: [job], context)[0]
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -88,12 +96,14 @@ class _Given:
     @property
     def labels(self) -> LabelConfig:
         """How the set was labelled."""
-        held = self.dataset.label_file(0)
+        held = self.dataset.label_file()
         return LabelConfig(
             views=self.dataset.views,
             epochs=held.epochs,
             seed=held.seed,
-            codec=held.codec,
+            codec=spell(held.codec, held.settings),
+            pool=-(-held.epochs // held.pool),
+            draw="with" if held.draw == "with" else "without",
             teacher_bn=from_mapping(LabelConfig, {"teacher_bn": held.teacher_bn}).teacher_bn,
         )
 
@@ -104,7 +114,7 @@ def evaluate(
     *,
     students: Sequence[str],
     seeds: int | None = None,
-    targets: Sequence[str] = ("soft", "hard"),
+    targets: Sequence[str] | None = None,
     against: Sequence[str] = ("random",),
     data: DataRequest | None = None,
     teachers: Sequence[Path] = (),
@@ -118,6 +128,7 @@ def evaluate(
     paths: folders of sets, or folders holding ``set-0``, ``set-1``, ... of one method.
     students: networks; each is trained ``seeds`` times per set and kind of targets, with the same initial weights for
         every set of the same index, so that conditions are compared in pairs.
+    targets: "soft", "hard"; by default both, or hard alone if a set has no soft labels.
     against: "random" makes as many sets of random real images and labels them with the same teachers and the same
         plan; "whole" takes the same number of the same steps on all training images.
     data: the test images; by default what the sets say they were made of.
@@ -127,11 +138,13 @@ def evaluate(
     only_against: measure what the sets are compared with, and not the sets.
     """
     seeds = seeds if seeds is not None else 1 if quick else 3
+    given = opened_sets(paths)
+    if targets is None:
+        targets = ("hard",) if any(one.dataset.only_hard for one in given) else ("soft", "hard")
     check_choices(targets, against, seeds)
     template = student or StudentRecipe()
     if quick and template.epochs is None:
         template = replace(template, epochs=2)
-    given = opened_sets(paths)
     request = request_of(given[0].dataset.info, data)
     opened = context.data(request)
     for one in given:
@@ -140,7 +153,8 @@ def evaluate(
         build_for(given[0].dataset.spec, name)
     names = condition_names(given)
     conditions = [] if only_against else [(names[one.path], one) for one in given]
-    makers = teachers_for(given[0], opened, context, teachers) if against else ()
+    asking = "soft" in targets and any(one.dataset.asks_teachers for one in given)
+    makers = teachers_for(given[0], opened, context, teachers) if against or asking else ()
     if "random" in against:
         conditions += [("random", one) for one in random_sets(given, request, opened, context, makers)]
     recipes = [
@@ -148,8 +162,12 @@ def evaluate(
         for name in students
         for kind in targets
     ]
+
+    def asked_by(one: _Given, recipe: StudentRecipe) -> tuple[Job, ...]:
+        return makers if recipe.targets == "soft" and one.dataset.asks_teachers else ()
+
     jobs = [
-        (condition, student_job(one.path, recipe, seed, one.index, context, request))
+        (condition, student_job(one.path, recipe, seed, one.index, context, request, teachers=asked_by(one, recipe)))
         for recipe in recipes
         for condition, one in conditions
         for seed in range(seeds)
@@ -199,6 +217,12 @@ def condition_names(given: Sequence[_Given]) -> dict[Path, str]:
 
 def teachers_for(one: _Given, data: Data, context: Context, folders: Sequence[Path]) -> tuple[Job, ...]:
     """The teachers that labelled a set, so that real images are labelled by the same."""
+    if not folders and not one.dataset.info.teachers:
+        if not one.dataset.codec.online:
+            raise TeacherError(
+                f"{one.path} does not say who labelled it; give teachers with --teacher, or no --against"
+            )
+        return ()
     if not folders:
         return stored_teachers(one.dataset.info, context)
     jobs = given_teachers(data.spec, folders)

@@ -25,15 +25,14 @@ from condense.evaluation.measure import measure_real, measure_set
 from condense.evaluation.results import Result
 from condense.evaluation.student import StudentRecipe, train_on_real, train_student
 from condense.files import canonical_json
-from condense.labels.relabel import LabelConfig, make_logits
+from condense.labels import LabelConfig, make_logits, store_labels
 from condense.methods import METHODS
 from condense.methods.base import Rows, SynthesisJob
 from condense.pipeline.context import Context
-from condense.shards import SetInfo, image_name, label_name, read_images, shard_slices, write_images, write_labels
+from condense.shards import SetInfo, image_name, read_images, shard_slices, write_images
 from condense.shards import write_set as finish_set
 from condense.teachers import save_teacher
 from condense.teachers.recipe import TeacherRecipe, train_teacher
-from condense.views.config import VIEW_VERSION
 
 __all__ = ["WORKERS", "read_rows", "write_rows"]
 
@@ -132,20 +131,8 @@ def labels(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> N
         report=desk.report,
         checkpoint=desk.checkpoint,
     )
-    for index, part in enumerate(shard_slices(len(logits), logits[0].nbytes)):
-        write_labels(
-            desk.folder / label_name(index),
-            columns={"logits": logits[part]},
-            images=files,
-            views=config.views.to_dict(),
-            view_version=VIEW_VERSION,
-            seed=config.seed,
-            epochs=config.epochs,
-            first_epoch=part.start,
-            teachers=[{"network": one.info.network, "sha256": one.sha256} for one in teachers],
-            teacher_bn=config.teacher_bn,
-            codec=config.codec,
-        )
+    names = [{"network": one.info.network, "sha256": one.sha256} for one in teachers]
+    store_labels(desk.folder, logits, config, spec, images=files, teachers=names)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -175,10 +162,14 @@ def whole_set(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -
 
 
 def student(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
-    """Train a fresh network on a set and measure it on the test images. The set is an input or lies at ``where``."""
-    dataset = load(inputs[0] if inputs else job.where["set"])
+    """Train a fresh network on a set and measure it on the test images. Inputs: the teachers, if it has to ask them."""
+    dataset, teachers = load(job.where["set"]), context.teachers(inputs)
     recipe = from_mapping(StudentRecipe, job.config["recipe"], "student")
-    common: dict[str, Any] = {"seed": job.config["seed"], "set_index": job.config["set_index"]}
+    common: dict[str, Any] = {
+        "teachers": teachers,
+        "seed": job.config["seed"],
+        "set_index": job.config["set_index"],
+    }
     network, record = train_student(
         dataset,
         recipe,

@@ -3,9 +3,9 @@
 from condense.shards.decode import CANVASES
 from condense.shards.layout import image_name, label_name
 from condense.shards.read import ImageFile, LabelFile, SetFiles, read_images, read_labels, read_set, sets_in
-from condense.shards.setfile import FileEntry, SetInfo, write_set
+from condense.shards.setfile import FileEntry, SetInfo
 from condense.shards.verify import Report, SetBytes, set_bytes, verify
-from condense.shards.write import shard_slices, write_images, write_labels
+from condense.shards.write import shard_slices, write_images, write_labels, write_set
 
 __all__ = [
     "CANVASES",

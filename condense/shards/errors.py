@@ -13,6 +13,7 @@ __all__ = [
     "ForbiddenStorage",
     "ForbiddenType",
     "ForeignLabels",
+    "Hostile",
     "Incomplete",
     "MissingFile",
     "NoLabels",
@@ -82,6 +83,10 @@ class BadHash(ShardError):
 
 class ForeignLabels(ShardError):
     """Labels that were made for other images, or that do not fit together."""
+
+
+class Hostile(ShardError):
+    """Checking the file crashed, or took more memory or time than any file needs."""
 
 
 class NoLabels(ShardError):

@@ -6,15 +6,16 @@ would follow a link, or read a file elsewhere, before anything could be refused.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-from h5py import h5a, h5d, h5l, h5o, h5s, h5t
+import numpy.typing as npt
+from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5p, h5s, h5t
 
 from condense.shards.errors import (
     BadStructure,
@@ -32,8 +33,17 @@ from condense.shards.layout import MAX_DATASETS, MAX_ELEMENTS, MAX_TEXT, VERSION
 
 __all__ = ["Table"]
 
+SMALL = 2**20
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-TYPES = {"|u1": h5t.STD_U8LE, "<u4": h5t.STD_U32LE, "<i8": h5t.STD_I64LE, "<f2": h5t.IEEE_F16LE}
+TYPES = {
+    "|u1": h5t.STD_U8LE,
+    "|i1": h5t.STD_I8LE,
+    "<u2": h5t.STD_U16LE,
+    "<i2": h5t.STD_I16LE,
+    "<u4": h5t.STD_U32LE,
+    "<i8": h5t.STD_I64LE,
+    "<f2": h5t.IEEE_F16LE,
+}
 
 
 @dataclass(frozen=True)
@@ -63,29 +73,30 @@ class Table:
         """Open for reading and close again. What HDF5 itself cannot make sense of becomes :class:`BadStructure`."""
         size = check_superblock(path)
         try:
-            with h5py.File(path, "r", locking=False) as file:
-                yield cls(path, size, h5py.h5g.open(file.id, b"/"))
+            file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY, unlocked())
+            try:
+                yield cls(path, size, h5g.open(file, b"/"))
+            finally:
+                file.close()
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise BadStructure(f"{path}: HDF5 cannot read it ({first_line(error)}); get the file again") from error
 
     def attributes(self, rules: Mapping[str, Kind], file_format: str) -> dict[str, Any]:
         """The attributes of ``rules``, once format, version and completeness are right."""
         for name in ("format", "version", "complete"):
-            self._known(name, rules)
+            if not h5a.exists(self.root, name.encode()):
+                fault = Incomplete if name == "complete" else NotASet if name == "format" else BadStructure
+                raise fault(f'{self.path} has no attribute "{name}"; expected {", ".join(rules)}')
         if (found := self.attribute("format", "text")) != file_format:
             raise NotASet(f'{self.path} is "{found}"; expected "{file_format}"')
         if (version := self.attribute("version", "int")) != VERSION:
             raise UnknownVersion(
                 f"{self.path} has format version {version}; this condense reads version {VERSION}, upgrade it"
             )
-        if self.attribute("complete", "int") != 1:
+        if (complete := self.attribute("complete", "int")) != 1:
             raise Incomplete(f"{self.path} was not written to its end; write or get it again")
-        return {name: self.attribute(name, kind) for name, kind in rules.items()}
-
-    def _known(self, name: str, rules: Mapping[str, Kind]) -> None:
-        if not h5a.exists(self.root, name.encode()):
-            fault = Incomplete if name == "complete" else NotASet if name == "format" else BadStructure
-            raise fault(f'{self.path} has no attribute "{name}"; expected {", ".join(rules)}')
+        known = {"format": found, "version": version, "complete": complete}
+        return {**known, **{name: self.attribute(name, kind) for name, kind in rules.items() if name not in known}}
 
     def attribute(self, name: str, kind: Kind) -> Any:
         """One attribute as str, int or tuple of int, its type and size checked before it is read."""
@@ -93,11 +104,12 @@ class Table:
             raise BadStructure(f'{self.path} has no attribute "{name}"')
         found = h5a.open(self.root, name.encode())
         where = f'{self.path}: attribute "{name}"'
-        check_attribute_type(found, kind, where)
-        if found.get_storage_size() > MAX_TEXT:
-            raise TooBig(f"{where} takes {found.get_storage_size()} bytes; the limit is {MAX_TEXT}")
-        value = np.empty(found.shape, dtype=found.dtype)
-        found.read(value)
+        stored, shape = found.get_type(), found.shape
+        check_attribute_type(found, stored, shape, kind, where)
+        if (size := found.get_storage_size()) > MAX_TEXT:
+            raise TooBig(f"{where} takes {size} bytes; the limit is {MAX_TEXT}")
+        value = np.empty(shape, dtype=f"S{stored.get_size()}" if kind == "text" else "<i8")
+        found.read(value, mtype=stored)
         if kind == "int":
             return int(value)
         if kind == "ints":
@@ -108,15 +120,21 @@ class Table:
             raise BadStructure(f"{where} is not UTF-8 text") from None
 
     def columns(self, rules: Mapping[str, Column], records: int | None = None) -> Columns:
-        """The datasets of ``rules`` as read-only memory maps, after all of them have been checked."""
+        """The datasets of ``rules``, read-only, after all of them have been checked; see :meth:`_bytes`."""
         places = self.places(rules)
-        counts = {place.shape[0] for place in places.values()}
-        if len(counts) > 1:
-            raise BadStructure(f"{self.path}: datasets have {sorted(counts)} records; expected one first dimension")
+        shared = {place.shape[0] for place in places.values() if place.column.shared}
+        counts = {place.shape[0] for place in places.values() if not place.column.shared}
+        for kind, found in (("datasets", counts), ("shared datasets", shared)):
+            if len(found) > 1:
+                raise BadStructure(f"{self.path}: {kind} have {sorted(found)} records; expected one first dimension")
         if records is not None and counts != {records}:
             raise BadStructure(f"{self.path} has {counts.pop()} records; expected {records}")
         self._check_overlap(places)
-        return {name: self._map(place) for name, place in places.items()}
+        held = self._bytes()
+        return {
+            name: held[place.offset : place.end].view(place.column.dtype).reshape(place.shape)
+            for name, place in places.items()
+        }
 
     def places(self, rules: Mapping[str, Column]) -> dict[str, Place]:
         """Where each dataset lies. Refuses unknown names, links, types, layouts, filters and sizes."""
@@ -167,9 +185,15 @@ class Table:
                 raise ForbiddenStorage(f'{self.path}: the bytes of "{name}" overlap those of {before}')
             end, before = place.end, f'"{name}"'
 
-    def _map(self, place: Place) -> np.ndarray[Any, Any]:
-        mapped = np.memmap(self.path, place.column.dtype, "r", place.offset, place.shape)
-        return mapped.view(np.ndarray)  # indexing a memmap object costs ten times as much
+    def _bytes(self) -> npt.NDArray[np.uint8]:
+        """The file, as a memory map; a small one is read, since a map keeps its file open, and files may be many."""
+        if self.size <= SMALL:
+            held = np.frombuffer(self.path.read_bytes(), dtype=np.uint8)
+        else:
+            held = np.memmap(self.path, np.uint8, "r").view(np.ndarray)  # a memmap object is ten times slower
+        if len(held) < self.size:
+            raise Incomplete(f"{self.path} has {len(held)} bytes of {self.size}; get it again")
+        return held
 
 
 def check_superblock(path: Path) -> int:
@@ -199,9 +223,16 @@ def check_superblock(path: Path) -> int:
     return size
 
 
-def check_attribute_type(found: Any, kind: Kind, where: str) -> None:
+def unlocked() -> Any:
+    """How files are opened: without a lock, which read-only file systems refuse."""
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_file_locking(False, True)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
+    return access
+
+
+def check_attribute_type(found: Any, stored: Any, shape: tuple[int, ...], kind: Kind, where: str) -> None:
     """Whether the attribute has the type and rank of ``kind``."""
-    stored, rank = found.get_type(), len(found.shape)
     if kind == "text":
         right = isinstance(stored, h5t.TypeStringID) and not stored.is_variable_str()
         expected = "fixed-length UTF-8 text"
@@ -210,10 +241,8 @@ def check_attribute_type(found: Any, kind: Kind, where: str) -> None:
         expected = "int64"
     if not right or stored.committed():
         raise ForbiddenType(f"{where} has type {type_name(stored)}; expected {expected}")
-    if rank != (1 if kind == "ints" else 0) or found.get_space().get_simple_extent_type() == h5s.NULL:
-        raise BadStructure(
-            f"{where} has shape {found.shape}; expected {'one dimension' if kind == 'ints' else 'a scalar'}"
-        )
+    if len(shape) != (1 if kind == "ints" else 0) or found.get_space().get_simple_extent_type() == h5s.NULL:
+        raise BadStructure(f"{where} has shape {shape}; expected {'one dimension' if kind == 'ints' else 'a scalar'}")
 
 
 def check_storage(plist: Any, where: str) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +17,10 @@ import numpy.typing as npt
 from condense.shards.errors import BadStructure
 
 __all__ = [
-    "CODEC_LAYOUTS",
-    "CodecLayout",
     "Column",
     "Columns",
     "Settings",
+    "all_checksums",
     "image_name",
     "images_id",
     "label_name",
@@ -43,6 +42,7 @@ MAX_ELEMENTS = 2**40
 MAX_FILES = 100_000
 MAX_JSON = 16 * 1024 * 1024
 MAX_SIDE = 65535
+MAX_EPOCHS = 100_000
 
 FILE_NAME = re.compile(r"(images|labels)-[0-9]{5}\.h5")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -64,21 +64,28 @@ LABEL_ATTRIBUTES: dict[str, Kind] = {
     "view_version": "int",
     "seed": "int",
     "epochs": "int",
-    "first_epoch": "int",
+    "pool": "int",
+    "draw": "text",
+    "first_record": "int",
     "teachers": "text",
     "teacher_bn": "text",
     "codec": "text",
     "codec_settings": "text",
 }
 TEACHER_BN = ("eval", "batch")
+DRAWS = ("all", "with", "without")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One dataset: its little-endian NumPy type and its shape without the first dimension."""
+    """One dataset: its little-endian NumPy type, its shape without the first dimension, and whose records it holds.
+
+    The first dimension of ``shared`` columns is their own: their records are used by many of the file's.
+    """
 
     dtype: str
     shape: tuple[int, ...] = ()
+    shared: bool = False
 
     @property
     def record_bytes(self) -> int:
@@ -90,28 +97,13 @@ class Column:
 
 
 CHECKSUMS = {"checksums": Column("<u4")}
+SHARED_CHECKSUMS = {"shared_checksums": Column("<u4", shared=True)}
 ROW_COLUMNS = {"labels": Column("<i8"), "slots": Column("<i8"), **CHECKSUMS}
-
-
-@dataclass(frozen=True)
-class CodecLayout:
-    """What a label codec stores: ``columns(n_items, n_classes, settings)``, and ``check`` of its settings."""
-
-    columns: Callable[[int, int, Settings], dict[str, Column]]
-    check: Callable[[Settings], str]
 
 
 def no_settings(settings: Settings) -> str:
     """The check of a canvas or codec without settings: what is wrong with them, or nothing."""
     return f'unknown setting "{next(iter(settings))}"' if settings else ""
-
-
-CODEC_LAYOUTS: dict[str, CodecLayout] = {
-    "full": CodecLayout(
-        columns=lambda n_items, n_classes, _: {"logits": Column("<f2", (n_items, n_classes))},
-        check=no_settings,
-    ),
-}
 
 
 def image_name(index: int) -> str:
@@ -144,6 +136,15 @@ def record_checksums(columns: Columns) -> npt.NDArray[np.uint32]:
         for array in arrays:
             crc = zlib.crc32(array[record : record + 1].data, crc)
         sums[record] = crc
+    return sums
+
+
+def all_checksums(columns: Columns, shared: Collection[str] = ()) -> dict[str, npt.NDArray[np.uint32]]:
+    """The checksum columns that belong to ``columns``, of which those named in ``shared`` have their own."""
+    own = {name: array for name, array in columns.items() if name not in shared}
+    sums = {"checksums": record_checksums(own)}
+    if shared:
+        sums["shared_checksums"] = record_checksums({name: columns[name] for name in shared})
     return sums
 
 

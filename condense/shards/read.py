@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from condense.errors import ShardError, suggest
+from condense.shards.codecs import CODECS
 from condense.shards.decode import CANVASES, Items
 from condense.shards.errors import BadHash, BadStructure, ForeignLabels, MissingFile
 from condense.shards.hdf5 import Table
@@ -27,12 +28,14 @@ from condense.shards.layout import (
     sha256_of,
 )
 from condense.shards.rules import (
+    check_canvas,
     check_checksums,
-    check_finite,
+    check_labels_of,
     check_rows,
     image_columns,
     json_object,
     label_columns,
+    shared_names,
 )
 from condense.shards.setfile import SetInfo, read_set_json
 
@@ -72,7 +75,7 @@ class ImageFile:
 
     def decode(self, items: Items = slice(None)) -> npt.NDArray[np.uint8]:
         """uint8 (items, H, W, C) of a slice or an array of item numbers of this file."""
-        return CANVASES[self.canvas].decode(self.columns, self.settings, items)
+        return CANVASES[self.canvas].decode(self.columns, self.item_shape, self.settings, items)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,9 @@ class LabelFile:
     view_version: int
     seed: int
     epochs: int
-    first_epoch: int
+    pool: int
+    draw: str
+    first_record: int
     teachers: Sequence[Mapping[str, str]]
     teacher_bn: str
     codec: str
@@ -95,20 +100,25 @@ class LabelFile:
     columns: Columns
 
     @property
-    def held_epochs(self) -> range:
-        """The epochs of the plan that this file has labels for."""
-        return range(self.first_epoch, self.first_epoch + len(self.columns["checksums"]))
+    def held(self) -> range:
+        """The numbers of the records that are in this file."""
+        return range(self.first_record, self.first_record + len(self.columns["checksums"]))
+
+    @property
+    def n_records(self) -> int:
+        """Of all label files of the set together."""
+        return self.pool if CODECS[self.codec].per_epoch else 1
 
     @property
     def plan(self) -> tuple[Any, ...]:
         """What all label files of a set have in common."""
         return (self.images, self.n_items, self.n_classes, self.views, self.view_version, self.seed, self.epochs,
-                self.teachers, self.teacher_bn, self.codec, self.settings)  # fmt: skip
+                self.pool, self.draw, self.teachers, self.teacher_bn, self.codec, self.settings)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class SetFiles:
-    """A checked set: ``images`` has at least one file; ``labels`` are in order of their epochs, or empty."""
+    """A checked set: ``images`` has at least one file; ``labels`` are in order of their records, or empty."""
 
     path: Path
     info: SetInfo
@@ -153,10 +163,12 @@ def read_images(path: Path | str, *, deep: bool = False) -> ImageFile:
     path = Path(path)
     with Table.open(path) as table:
         found = table.attributes(IMAGE_ATTRIBUTES, IMAGES_FORMAT)
-        columns = table.columns(image_columns(found, path))
+        rules = image_columns(found, path)
+        columns = table.columns(rules)
     check_rows(columns["labels"], columns["slots"], found["n_classes"], path)
+    check_canvas(columns, found, path)
     if deep:
-        check_checksums(columns, path)
+        check_checksums(columns, path, shared_names(rules))
     return ImageFile(
         path=path,
         columns=columns,
@@ -173,8 +185,9 @@ def read_labels(path: Path | str, *, deep: bool = False) -> LabelFile:
         columns = table.columns(label_columns(found, path))
     if deep:
         check_checksums(columns, path)
-        check_finite(columns, path)
-    plain = ("images", "n_items", "n_classes", "view_version", "seed", "epochs", "first_epoch", "teacher_bn", "codec")
+        check_labels_of(columns, found, path)
+    plain = ("images", "n_items", "n_classes", "view_version", "seed", "epochs", "pool", "draw", "first_record",
+             "teacher_bn", "codec")  # fmt: skip
     return LabelFile(
         path=path,
         columns=columns,
@@ -241,17 +254,17 @@ def check_images(files: SetFiles) -> None:
 
 
 def check_labels(files: SetFiles) -> None:
-    """Label files that belong to these images and together hold every epoch of one plan once, in order."""
+    """Label files that belong to these images and together hold every record of one plan once, in order."""
     owner = images_id(files.info.files[name].sha256 for name in files.info.image_files)
-    epoch = 0
+    record = 0
     for file in files.labels:
         if (file.images, file.n_items, file.n_classes) != (owner, files.n_items, files.images[0].n_classes):
             raise ForeignLabels(f"{file.path} was made for other images than those of {files.path}; label them again")
-        if file.plan != files.labels[0].plan or file.first_epoch != epoch:
+        if file.plan != files.labels[0].plan or file.first_record != record:
             raise ForeignLabels(f"{file.path} does not continue {files.labels[0].path}; label the images again")
-        epoch = file.held_epochs.stop
-    if files.labels and epoch != files.labels[0].epochs:
-        raise ForeignLabels(f"{files.path} has labels for {epoch} of {files.labels[0].epochs} epochs; label again")
+        record = file.held.stop
+    if files.labels and record != files.labels[0].n_records:
+        raise ForeignLabels(f"{files.path} has {record} of {files.labels[0].n_records} label records; label again")
 
 
 def sets_in(path: Path | str) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +10,36 @@ import numpy as np
 import numpy.typing as npt
 
 from condense.errors import suggest
+from condense.shards.codecs import CODECS
 from condense.shards.decode import CANVASES
-from condense.shards.errors import BadChecksum, BadStructure, NotFinite, OutOfRange
+from condense.shards.errors import BadChecksum, BadStructure, NotFinite, OutOfRange, TooBig
 from condense.shards.layout import (
     CHECKSUMS,
-    CODEC_LAYOUTS,
+    DRAWS,
+    MAX_EPOCHS,
     MAX_SIDE,
     ROW_COLUMNS,
     SHA256,
+    SHARED_CHECKSUMS,
     TEACHER_BN,
     Column,
     Columns,
+    all_checksums,
     from_json,
-    record_checksums,
 )
 
 __all__ = [
+    "check_canvas",
     "check_checksums",
     "check_columns",
     "check_finite",
+    "check_labels_of",
     "check_rows",
     "check_teachers",
     "image_columns",
     "json_object",
     "label_columns",
+    "shared_names",
 ]
 
 
@@ -43,25 +49,41 @@ def image_columns(attributes: Mapping[str, Any], path: Path) -> dict[str, Column
     shape = attributes["item_shape"]
     if len(shape) != 3 or not all(1 <= side <= MAX_SIDE for side in shape):
         raise OutOfRange(f"{path}: item_shape is {tuple(shape)}; expected height, width, channels of 1 to {MAX_SIDE}")
+    height, width, channels = shape
     canvas = CANVASES[known(attributes, "canvas", CANVASES, path)]
     settings = json_object(attributes, "canvas_settings", path)
-    if fault := canvas.check(settings):
+    if fault := canvas.check((height, width, channels), settings):
         raise BadStructure(f"{path}: canvas_settings has {fault}")
-    return {**canvas.columns(tuple(shape), settings), **ROW_COLUMNS}
+    columns = {**canvas.columns((height, width, channels), settings), **ROW_COLUMNS}
+    return {**columns, **SHARED_CHECKSUMS} if shared_names(columns) else columns
+
+
+def shared_names(rules: Mapping[str, Column]) -> set[str]:
+    """The datasets whose records are shared by many rows, checksums apart."""
+    return {name for name, rule in rules.items() if rule.shared and name not in SHARED_CHECKSUMS}
 
 
 def label_columns(attributes: Mapping[str, Any], path: Path) -> dict[str, Column]:
     """The datasets that a label file with these attributes has, once the attributes are right."""
-    for name, least in (("n_classes", 1), ("n_items", 1), ("view_version", 1), ("epochs", 1), ("first_epoch", 0)):
-        at_least(attributes, name, least, path)
+    least = {"n_classes": 1, "n_items": 1, "view_version": 1, "epochs": 1, "pool": 1, "first_record": 0}
+    for name, bound in least.items():
+        at_least(attributes, name, bound, path)
+    known(attributes, "draw", DRAWS, path)
+    epochs, pool = attributes["epochs"], attributes["pool"]
+    if epochs > MAX_EPOCHS:
+        raise TooBig(f"{path} is for {epochs} epochs; the limit is {MAX_EPOCHS}")
+    if pool > epochs or (attributes["draw"] == "all" and pool != epochs):
+        raise OutOfRange(
+            f'{path}: pool is {pool} of {epochs} epochs; expected at most {epochs}, and all for draw "all"'
+        )
     if not SHA256.fullmatch(attributes["images"]):
         raise BadStructure(f"{path}: images is no SHA-256 in lowercase hex")
     known(attributes, "teacher_bn", TEACHER_BN, path)
     json_object(attributes, "views", path)
     check_teachers(from_json(attributes["teachers"], f"{path}: teachers"), f"{path}: teachers")
-    codec = CODEC_LAYOUTS[known(attributes, "codec", CODEC_LAYOUTS, path)]
+    codec = CODECS[known(attributes, "codec", CODECS, path)]
     settings = json_object(attributes, "codec_settings", path)
-    if fault := codec.check(settings):
+    if fault := codec.check(settings, attributes["n_classes"]):
         raise BadStructure(f"{path}: codec_settings has {fault}")
     return {**codec.columns(attributes["n_items"], attributes["n_classes"], settings), **CHECKSUMS}
 
@@ -102,7 +124,7 @@ def check_teachers(teachers: Any, where: str) -> None:
 
 def check_columns(columns: Columns, rules: Mapping[str, Column], path: Path) -> None:
     """Whether arrays about to be written are those of ``rules``, checksums apart."""
-    expected = {name: rule for name, rule in rules.items() if name not in CHECKSUMS}
+    expected = {name: rule for name, rule in rules.items() if name not in {**CHECKSUMS, **SHARED_CHECKSUMS}}
     if set(columns) != set(expected):
         raise BadStructure(f"{path} would hold {', '.join(sorted(columns))}; expected {', '.join(sorted(expected))}")
     for name, rule in expected.items():
@@ -112,8 +134,18 @@ def check_columns(columns: Columns, rules: Mapping[str, Column], path: Path) -> 
                 f'"{name}" for {path} is {array.dtype} {array.shape}; expected {np.dtype(rule.dtype)} '
                 f"({', '.join(['records', *map(str, rule.shape)])})"
             )
-    if len(lengths := {len(array) for array in columns.values()}) != 1 or 0 in lengths:
-        raise BadStructure(f"the arrays for {path} have {sorted(lengths)} records; expected one length, at least 1")
+    for shared in (False, True):
+        lengths = {len(columns[name]) for name, rule in expected.items() if rule.shared == shared}
+        if len(lengths) > 1 or 0 in lengths:
+            kind = "shared arrays" if shared else "arrays"
+            raise BadStructure(f"the {kind} for {path} have {sorted(lengths)} records; expected one length, at least 1")
+
+
+def check_canvas(columns: Columns, attributes: Mapping[str, Any], path: Path) -> None:
+    """Whether every number by which rows point at something, be it a place or a shared record, leads there."""
+    settings = json_object(attributes, "canvas_settings", path)
+    if fault := CANVASES[attributes["canvas"]].fault(columns, tuple(attributes["item_shape"]), settings):
+        raise OutOfRange(f"{path}: {fault}")
 
 
 def check_rows(labels: npt.NDArray[np.int64], slots: npt.NDArray[np.int64], n_classes: int, path: Path) -> None:
@@ -142,11 +174,22 @@ def check_finite(columns: Columns, path: Path) -> None:
                 raise NotFinite(f'{path}: "{name}" of record {record} holds a number that is not finite')
 
 
-def check_checksums(columns: Columns, path: Path) -> None:
-    """The stored checksum of every record against its bytes."""
-    stored = columns["checksums"]
-    wrong = record_checksums({name: array for name, array in columns.items() if name not in CHECKSUMS}) != stored
-    if wrong.any():
-        raise BadChecksum(
-            f"{path}: record {int(np.argmax(wrong))} is damaged (its checksum differs); get the file again"
-        )
+def check_labels_of(columns: Columns, attributes: Mapping[str, Any], path: Path) -> None:
+    """The numbers of every record of a label file, one in memory at a time."""
+    check_finite(columns, path)
+    codec, settings = CODECS[attributes["codec"]], json_object(attributes, "codec_settings", path)
+    for record in range(len(next(iter(columns.values())))):
+        held = {name: array[record] for name, array in columns.items() if name not in CHECKSUMS}
+        if fault := codec.fault(held, settings, attributes["n_classes"]):
+            raise OutOfRange(f"{path}: record {record} holds {fault}; get the file again")
+
+
+def check_checksums(columns: Columns, path: Path, shared: Collection[str] = ()) -> None:
+    """The stored checksum of every record against its bytes; those of the columns in ``shared`` have their own."""
+    plain = {name: array for name, array in columns.items() if name not in {**CHECKSUMS, **SHARED_CHECKSUMS}}
+    for name, sums in all_checksums(plain, shared).items():
+        if (wrong := sums != columns[name]).any():
+            kind = "record" if name in CHECKSUMS else "shared record"
+            raise BadChecksum(
+                f"{path}: {kind} {int(np.argmax(wrong))} is damaged (its checksum differs); get the file again"
+            )

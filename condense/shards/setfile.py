@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from condense.errors import ShardError
-from condense.shards.card import card
 from condense.shards.errors import BadStructure, Incomplete, NotASet, OutOfRange, TooBig, UnknownVersion
 from condense.shards.layout import (
     FILE_NAME,
@@ -19,12 +17,10 @@ from condense.shards.layout import (
     SHA256,
     VERSION,
     from_json,
-    sha256_of,
-    to_json,
 )
 from condense.shards.rules import check_teachers
 
-__all__ = ["FileEntry", "SetInfo", "read_set_json", "write_set"]
+__all__ = ["FileEntry", "SetInfo", "check_info", "read_set_json"]
 
 MAX_PIXEL = 1e6
 SPEC_FIELDS = {"name": str, "classes": list, "channels": int, "height": int, "width": int, "mean": list, "std": list,
@@ -46,7 +42,7 @@ class SetInfo:
     """What a set says of itself. The mappings are JSON; their keys are in `SPEC.md`.
 
     ``spec`` is the source data set's ``DatasetSpec.to_dict()``, ``method`` has ``name`` and ``revision``, ``config`` is
-    the method's, ``teachers`` have ``network`` and ``sha256``. ``files`` is filled by :func:`write_set`.
+    the method's, ``teachers`` have ``network`` and ``sha256``. :func:`condense.shards.write_set` fills ``files``.
     """
 
     name: str
@@ -87,23 +83,6 @@ class SetInfo:
             "licence": self.licence,
             "files": {name: {"bytes": entry.bytes, "sha256": entry.sha256} for name, entry in self.files.items()},
         }
-
-
-def write_set(folder: Path | str, info: SetInfo) -> SetInfo:
-    """Finish a folder that holds image files and perhaps label files: write its card and, last, ``set.json``.
-
-    Returns ``info`` with the files' sizes and hashes. What it writes depends on the folder's content and ``info`` only.
-    """
-    folder = Path(folder)
-    names = sorted(path.name for path in folder.iterdir() if FILE_NAME.fullmatch(path.name))
-    files = {name: FileEntry((folder / name).stat().st_size, sha256_of(folder / name)) for name in names}
-    complete = replace(info, files=files)
-    values = json.loads(json.dumps(complete.to_dict(), allow_nan=False))
-    check_info(values, str(folder / "set.json"))
-    text = "{\n" + ",\n".join(f"{to_json(key)}: {to_json(values[key])}" for key in sorted(values)) + "\n}\n"
-    (folder / "README.md").write_text(card(values), encoding="utf-8")
-    (folder / "set.json").write_text(text, encoding="utf-8")
-    return complete
 
 
 def read_set_json(folder: Path) -> SetInfo:

@@ -29,7 +29,7 @@ class Report:
     """What was checked. ``rows``, ``items`` and ``epochs`` are 0 where there is nothing to count."""
 
     files: tuple[str, ...]
-    deep: bool
+    level: Level
     rows: int
     items: int
     epochs: int
@@ -46,20 +46,26 @@ def set_bytes(files: SetFiles) -> SetBytes:
     )
 
 
-def verify(path: Path | str, deep: bool = False) -> Report:
+def verify(path: Path | str, level: Level = "hashes", *, isolated: bool = False) -> Report:
     """Check a set, or one of its HDF5 files.
 
-    Without ``deep``: structure, sizes, ranges, and that the files belong together. With it also every hash, every
-    checksum and that all logits are finite. Raises the child of :class:`ShardError` that names the first fault.
+    ``structure``: structure, sizes, ranges, and that the files belong together. ``hashes``: also that every file is the
+    one that ``set.json`` describes (a file by itself has no hash to be checked). ``deep``: also the checksum of every
+    record, and that every number means something: what somebody who means harm would not get wrong by accident.
+    ``isolated`` does it in a process of its own, so that a fault in the HDF5 library cannot take this one down.
+    Raises the child of :class:`ShardError` that names the first fault.
     """
     path = Path(path)
+    if isolated:
+        from condense.shards.isolated import verify_isolated
+
+        return verify_isolated(path, level)
     if path.is_file():
-        return verify_file(path, deep)
-    level: Level = "deep" if deep else "structure"
+        return verify_file(path, level == "deep")
     files = read_set(path, level)
     return Report(
         files=("set.json", *files.info.image_files, *files.info.label_files),
-        deep=deep,
+        level=level,
         rows=files.n_rows,
         items=files.n_items,
         epochs=files.labels[0].epochs if files.labels else 0,
@@ -70,11 +76,12 @@ def verify(path: Path | str, deep: bool = False) -> Report:
 def verify_file(path: Path, deep: bool) -> Report:
     """Check one image or label file by itself; its format attribute, not its name, says which it is."""
     size = path.stat().st_size
+    level: Level = "deep" if deep else "structure"
     try:
         images = read_images(path, deep=deep)
     except NotASet:
         held = read_labels(path, deep=deep)
-        return Report(files=(path.name,), deep=deep, rows=0, items=held.n_items, epochs=len(held.held_epochs),
+        return Report(files=(path.name,), level=level, rows=0, items=held.n_items, epochs=len(held.held),
                       bytes=SetBytes(0, size, 0))  # fmt: skip
-    return Report(files=(path.name,), deep=deep, rows=images.n_rows, items=images.n_items, epochs=0,
+    return Report(files=(path.name,), level=level, rows=images.n_rows, items=images.n_items, epochs=0,
                   bytes=SetBytes(size, 0, 0))  # fmt: skip

@@ -6,9 +6,11 @@ short is never seen under its final name.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +19,34 @@ import numpy as np
 import numpy.typing as npt
 from h5py import h5d, h5f, h5p
 
+from condense.shards.card import card
 from condense.shards.errors import TooBig
 from condense.shards.layout import (
+    FILE_NAME,
     IMAGES_FORMAT,
     LABELS_FORMAT,
     MAX_TEXT,
     VERSION,
     Columns,
     Settings,
+    all_checksums,
     images_id,
-    record_checksums,
     sha256_of,
     to_json,
 )
 from condense.shards.read import read_images
-from condense.shards.rules import check_columns, check_finite, check_rows, image_columns, label_columns
+from condense.shards.rules import (
+    check_canvas,
+    check_columns,
+    check_labels_of,
+    check_rows,
+    image_columns,
+    label_columns,
+    shared_names,
+)
+from condense.shards.setfile import FileEntry, SetInfo, check_info
 
-__all__ = ["shard_slices", "write_images", "write_labels"]
+__all__ = ["shard_slices", "write_images", "write_labels", "write_set"]
 
 SHARD_BYTES = 256 * 1024 * 1024
 
@@ -59,7 +72,8 @@ def write_images(
 ) -> None:
     """Write rows, in increasing (slot, label), to a new image file.
 
-    ``columns`` are the canvas's datasets, for ``pixels`` ``{"images": uint8 (rows, H, W, C)}``; ``labels`` and
+    ``columns`` are the datasets of the canvas (``SPEC.md``), for ``pixels`` ``{"images": uint8 (rows, H, W, C)}``, in
+    which ``settings`` go with it; ``labels`` and
     ``slots`` are integers (rows,); ``spec`` is the source's ``DatasetSpec.to_dict()``, of which name, classes, height,
     width and channels are used. Raises a child of :class:`ShardError` for what the specification does not allow.
     """
@@ -73,9 +87,11 @@ def write_images(
         "item_shape": (spec["height"], spec["width"], spec["channels"]),
     }
     arrays = {**columns, "labels": np.asarray(labels, dtype="<i8"), "slots": np.asarray(slots, dtype="<i8")}
-    check_columns(arrays, image_columns(attributes, path), path)
+    rules = image_columns(attributes, path)
+    check_columns(arrays, rules, path)
     check_rows(arrays["labels"], arrays["slots"], attributes["n_classes"], path)
-    write_table(path, attributes, arrays)
+    check_canvas(arrays, attributes, path)
+    write_table(path, attributes, arrays, shared_names(rules))
 
 
 def write_labels(
@@ -87,7 +103,9 @@ def write_labels(
     view_version: int,
     seed: int,
     epochs: int,
-    first_epoch: int = 0,
+    pool: int | None = None,
+    draw: str = "all",
+    first_record: int = 0,
     teachers: Sequence[Mapping[str, str]],
     teacher_bn: str,
     codec: str = "full",
@@ -95,7 +113,7 @@ def write_labels(
 ) -> None:
     """Write the soft labels of every item to a new label file.
 
-    ``columns`` are the codec's datasets, for ``full`` ``{"logits": float16 (epochs, items, classes)}``; ``images``
+    ``columns`` are the codec's datasets, for ``full`` ``{"logits": float16 (records, items, classes)}``; ``images``
     are all image files of the set, in order of their names; ``views`` the plan's settings as a JSON object;
     ``teachers`` dictionaries of ``network`` and ``sha256``.
     """
@@ -110,24 +128,44 @@ def write_labels(
         "view_version": view_version,
         "seed": seed,
         "epochs": epochs,
-        "first_epoch": first_epoch,
+        "pool": epochs if pool is None else pool,
+        "draw": draw,
+        "first_record": first_record,
         "teachers": to_json([dict(teacher) for teacher in teachers]),
         "teacher_bn": teacher_bn,
         "codec": codec,
         "codec_settings": to_json(dict(settings or {})),
     }
     check_columns(columns, label_columns(attributes, path), path)
-    check_finite(columns, path)
+    check_labels_of(columns, attributes, path)
     write_table(path, attributes, columns)
 
 
-def write_table(path: Path, attributes: Mapping[str, Any], columns: Columns) -> None:
+def write_set(folder: Path | str, info: SetInfo) -> SetInfo:
+    """Finish a folder that holds image files and perhaps label files: write its card and, last, ``set.json``.
+
+    Returns ``info`` with the files' sizes and hashes. What it writes depends on the folder's content and ``info`` only.
+    """
+    folder = Path(folder)
+    names = sorted(path.name for path in folder.iterdir() if FILE_NAME.fullmatch(path.name))
+    files = {name: FileEntry((folder / name).stat().st_size, sha256_of(folder / name)) for name in names}
+    complete = replace(info, files=files)
+    values = json.loads(json.dumps(complete.to_dict(), allow_nan=False))
+    check_info(values, str(folder / "set.json"))
+    text = "{\n" + ",\n".join(f"{to_json(key)}: {to_json(values[key])}" for key in sorted(values)) + "\n}\n"
+    images = [read_images(folder / name) for name in complete.image_files]
+    (folder / "README.md").write_text(card(values, images), encoding="utf-8")
+    (folder / "set.json").write_text(text, encoding="utf-8")
+    return complete
+
+
+def write_table(path: Path, attributes: Mapping[str, Any], columns: Columns, shared: Collection[str] = ()) -> None:
     """One HDF5 file as specified: attributes, columns, their checksums, then the completeness mark."""
     with new_file(path) as file:
         for name, value in attributes.items():
             write_attribute(file, name, value)
         write_attribute(file, "complete", 0)
-        for name, array in {**columns, "checksums": record_checksums(columns)}.items():
+        for name, array in {**columns, **all_checksums(columns, shared)}.items():
             write_column(file, name, array)
         file.flush()
         sync(path)

@@ -7,8 +7,6 @@ torch's weights-only reader. What that reader refuses is refused here.
 from __future__ import annotations
 
 import math
-import pickle
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from condense.networks import build
 from condense.progress import Report, silent
 from condense.teachers.recipe import measure
 from condense.teachers.teacher import TeacherInfo, weights_sha256
+from condense.untrusted import read_tensors
 
 __all__ = ["import_teacher", "read_state"]
 
@@ -85,26 +84,13 @@ def import_teacher(
 
 def read_state(path: Path) -> Any:
     """What a ``.safetensors`` file or a file of ``torch.save`` holds, on the CPU, without running anything in it."""
-    if not path.is_file():
-        raise TeacherError(f"weights file {path} does not exist; expected a .safetensors, .pth or .pt file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        why = f'it needs "{found[1]}", which could run code' if found else "it is not a plain file of weights"
-        raise TeacherError(
-            f"weights file {path} is refused: {why}; save network.state_dict() alone, best as .safetensors"
-        ) from None
-    except Exception as error:  # readers of broken files raise nearly anything
-        lines = str(error).splitlines()
-        raise TeacherError(
-            f"weights file {path} cannot be read ({lines[0] if lines else type(error).__name__}); "
-            "expected a .safetensors file or a state dict saved by torch.save"
-        ) from None
+    return read_tensors(
+        path,
+        what="weights file",
+        error=TeacherError,
+        expected="a .safetensors file or a state dict saved by torch.save",
+        advice="save network.state_dict() alone, best as .safetensors",
+    )
 
 
 def _with_normalisation(spec: DatasetSpec, given: tuple[Sequence[float], Sequence[float]] | None) -> DatasetSpec:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from condense.errors import ConfigError
-from condense.seeding import raw, uniform
+from condense.seeding import integers, raw, uniform
 from condense.views.boxes import (
     RESIZED_WORDS,
     Boxes,
@@ -26,7 +26,7 @@ from condense.views.boxes import (
 )
 from condense.views.config import ViewConfig
 
-__all__ = ["EpochPlan", "plan", "step_offsets"]
+__all__ = ["EpochPlan", "draw_steps", "plan", "step_offsets"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -88,6 +88,21 @@ def plan(config: ViewConfig, seed: int, epoch: int, n_items: int, height: int, w
         lam=lam,
         mix_boxes=mix_boxes,
     )
+
+
+def draw_steps(draw: str, pool: int, seed: int, epoch: int, n_steps: int) -> Ints:
+    """Which steps an epoch of a student takes: int64 (n_steps, 2), the epoch of the plan and its step.
+
+    ``all``: those of its own epoch. Otherwise as many of the steps of the plan's first ``pool`` epochs, in random
+    order, ``without`` replacement or ``with`` it.
+    """
+    if draw == "all":
+        return np.stack([np.full(n_steps, epoch, dtype=np.int64), np.arange(n_steps)], 1)
+    if draw == "with":
+        drawn = integers(raw(n_steps, seed, "view-pool", epoch), pool * n_steps).astype(np.int64)
+    else:
+        drawn = np.argsort(raw(pool * n_steps, seed, "view-pool", epoch), kind="stable")[:n_steps].astype(np.int64)
+    return np.stack(np.divmod(drawn, n_steps), 1)
 
 
 def parts(size: int, at_most: int) -> int:

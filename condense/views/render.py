@@ -10,10 +10,13 @@ Images are (n, C, H, W), any float dtype; results have channels-last strides.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from condense.views.boxes import Boxes
 from condense.views.plan import EpochPlan
 
 __all__ = ["channels_last", "crop_flip", "render"]
@@ -78,16 +81,30 @@ def render(images: Tensor, plan: EpochPlan, positions: slice) -> Tensor:
     own = np.arange(plan.n_items)[positions]
     if (plan.lam[own] == 1.0).all():
         return render_crops(images, plan, own)
-    drawn, where = np.unique(np.concatenate([own, plan.partner[own]]), return_inverse=True)
+    drawn = np.union1d(own, plan.partner[own])
     crops = render_crops(images, plan, drawn).permute(0, 2, 3, 1)
-    mine, theirs = crops[torch.from_numpy(where).to(images.device)].chunk(2)
+    mine = crops if len(drawn) == len(own) else crops[torch.from_numpy(drawn.searchsorted(own)).to(images.device)]
+    partner = torch.from_numpy(drawn.searchsorted(plan.partner[own])).to(images.device)
     if plan.mix_boxes[own].any():
-        inside = box_masks(torch.from_numpy(plan.mix_boxes[own]).to(images.device), *images.shape[2:])
-        mixed = torch.where(inside[..., None], theirs, mine)
+        mixed = paste(mine, crops, partner, plan.mix_boxes[own])
     else:
         lam = torch.from_numpy(plan.lam[own]).to(mine.device, mine.dtype)[:, None, None, None]
-        mixed = lam * mine + (1 - lam) * theirs
+        mixed = lam * mine + (1 - lam) * crops[partner]
     return mixed.permute(0, 3, 1, 2)
+
+
+def paste(mine: Tensor, crops: Tensor, partner: Tensor, boxes: Boxes) -> Tensor:
+    """CutMix: ``mine`` (b, H, W, C) with, in each image's box (b, 4), the pixels of ``crops[partner]``.
+
+    The images of a step share one box, so only its pixels are touched, a step at a time.
+    """
+    mixed = mine.clone()
+    edges = [0, *(np.flatnonzero((boxes[1:] != boxes[:-1]).any(1)) + 1).tolist(), len(boxes)]
+    for start, stop in pairwise(edges):
+        top, left, height, width = boxes[start].tolist()
+        area = (slice(None), slice(top, top + height), slice(left, left + width))
+        mixed[start:stop][area] = crops[area][partner[start:stop]]
+    return mixed
 
 
 def render_crops(images: Tensor, plan: EpochPlan, positions: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
@@ -98,11 +115,3 @@ def render_crops(images: Tensor, plan: EpochPlan, positions: np.ndarray[tuple[in
     if (boxes == (0, 0, *images.shape[2:])).all():
         return channels_last(torch.where(flips[:, None, None, None], chosen.flip(3), chosen))
     return crop_flip(chosen, torch.from_numpy(boxes).to(images.device), flips)
-
-
-def box_masks(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Bool (b, ``height``, ``width``): whether a pixel lies in its image's box of ``boxes`` (b, 4)."""
-    top, left, tall, wide = boxes[:, :, None].unbind(1)
-    y, x = torch.arange(height, device=boxes.device), torch.arange(width, device=boxes.device)
-    rows, columns = (y >= top) & (y < top + tall), (x >= left) & (x < left + wide)
-    return rows[:, :, None] & columns[:, None, :]
