@@ -72,10 +72,10 @@ def write_images(
 ) -> None:
     """Write rows, in increasing (slot, label), to a new image file.
 
-    ``columns`` are the datasets of the canvas (``SPEC.md``), for ``pixels`` ``{"images": uint8 (rows, H, W, C)}``, in
-    which ``settings`` go with it; ``labels`` and
-    ``slots`` are integers (rows,); ``spec`` is the source's ``DatasetSpec.to_dict()``, of which name, classes, height,
-    width and channels are used. Raises a child of :class:`ShardError` for what the specification does not allow.
+    ``columns`` are the datasets of the canvas with these ``settings``, for ``pixels`` ``{"images": uint8 (rows, H, W,
+    C)}``; ``labels`` and ``slots`` are integers (rows,); ``spec`` is the source's ``DatasetSpec.to_dict()``, of which
+    name, classes, height, width and channels are used. Raises a child of :class:`ShardError` for what the specification
+    does not allow.
     """
     attributes = {
         "format": IMAGES_FORMAT,
