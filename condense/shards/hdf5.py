@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,8 @@ class Table:
             raise BadStructure(f'{self.path} has no attribute "{name}"')
         found = h5a.open(self.root, name.encode())
         where = f'{self.path}: attribute "{name}"'
-        stored, shape = found.get_type(), found.shape
-        check_attribute_type(found, stored, shape, kind, where)
+        stored, space = found.get_type(), found.get_space()
+        shape = check_attribute_type(stored, space, kind, where)
         if (size := found.get_storage_size()) > MAX_TEXT:
             raise TooBig(f"{where} takes {size} bytes; the limit is {MAX_TEXT}")
         value = np.empty(shape, dtype=f"S{stored.get_size()}" if kind == "text" else "<i8")
@@ -223,6 +224,7 @@ def check_superblock(path: Path) -> int:
     return size
 
 
+@cache
 def unlocked() -> Any:
     """How files are opened: without a lock, which read-only file systems refuse."""
     access = h5p.create(h5p.FILE_ACCESS)
@@ -231,8 +233,8 @@ def unlocked() -> Any:
     return access
 
 
-def check_attribute_type(found: Any, stored: Any, shape: tuple[int, ...], kind: Kind, where: str) -> None:
-    """Whether the attribute has the type and rank of ``kind``."""
+def check_attribute_type(stored: Any, space: Any, kind: Kind, where: str) -> tuple[int, ...]:
+    """Whether an attribute has the type and rank of ``kind``; its shape."""
     if kind == "text":
         right = isinstance(stored, h5t.TypeStringID) and not stored.is_variable_str()
         expected = "fixed-length UTF-8 text"
@@ -241,8 +243,10 @@ def check_attribute_type(found: Any, stored: Any, shape: tuple[int, ...], kind: 
         expected = "int64"
     if not right or stored.committed():
         raise ForbiddenType(f"{where} has type {type_name(stored)}; expected {expected}")
-    if len(shape) != (1 if kind == "ints" else 0) or found.get_space().get_simple_extent_type() == h5s.NULL:
+    shape = tuple(space.get_simple_extent_dims())
+    if len(shape) != (1 if kind == "ints" else 0) or space.get_simple_extent_type() == h5s.NULL:
         raise BadStructure(f"{where} has shape {shape}; expected {'one dimension' if kind == 'ints' else 'a scalar'}")
+    return shape
 
 
 def check_storage(plist: Any, where: str) -> None:
