@@ -255,7 +255,7 @@ def test_a_compensated_set_is_used_like_any_other(tmp_path: Path) -> None:
     card = SetInfo(name="t", spec=spec(), method={"name": "none", "revision": 1}, config={}, seeds={},
                    teachers=[], contains_real_images=True, licence="MIT")  # fmt: skip
     write_set(tmp_path, card)
-    report = verify(tmp_path, deep=True)
+    report = verify(tmp_path, "deep")
     assert (report.rows, report.items) == (4, 12)
     distilled = condense.load(tmp_path)
     expected = items_by_loops("compensated", columns, SHAPE, settings)
@@ -502,7 +502,7 @@ def test_a_changed_byte_is_found(tmp_path: Path, name: str, column: str, words: 
     reseal(folder)
     read_set(folder, "hashes")
     with pytest.raises(BadChecksum, match=f": {words}"):
-        verify(folder, deep=True)
+        verify(folder, "deep")
 
 
 def test_files_of_a_set_have_the_same_settings(tmp_path: Path) -> None:
