@@ -51,6 +51,7 @@ from condense.shards.errors import (
     TooBig,
     UnknownVersion,
 )
+from condense.shards.isolated import verify_isolated
 from condense.shards.layout import images_id, record_checksums, sha256_of
 from condense.shards.read import Level
 
@@ -889,16 +890,16 @@ def test_a_set_needs_images_and_valid_words(tmp_path: Path) -> None:
 def test_isolated_checking_says_the_same(tmp_path: Path, level: Level) -> None:
     folder = put_set(tmp_path / "set")
     for path in (folder, folder / image_name(1), folder / label_name(0)):
-        assert verify(path, level, isolated=True) == verify(path, level)
+        assert verify_isolated(path, level) == verify(path, level)
     rewrite(folder / label_name(0), attributes={"codec": "ful"})
     reseal(folder)
     with pytest.raises(BadStructure) as here:
         verify(folder, level)
     with pytest.raises(BadStructure) as apart:
-        verify(folder, level, isolated=True)
+        verify_isolated(folder, level)
     assert str(apart.value) == str(here.value)
     with pytest.raises(NotASet, match="there is no such folder"):
-        verify(tmp_path / "nowhere", isolated=True)
+        verify_isolated(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -922,4 +923,4 @@ def test_a_reader_that_fails_does_not_take_the_caller_down(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("condense.shards.isolated.PATIENCE_S", 5.0)
     with pytest.raises(Hostile, match=message):
-        verify(put_set(tmp_path / "set"), isolated=True)
+        verify_isolated(put_set(tmp_path / "set"))

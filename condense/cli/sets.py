@@ -16,6 +16,7 @@ from condense.files import bytes_in_words
 
 if TYPE_CHECKING:
     from condense.pipeline import DataRequest
+    from condense.shards.read import Level
 
 __all__ = ["describe", "draw_set", "register"]
 
@@ -98,11 +99,13 @@ def verify(
     """
     from condense.shards import sets_in
     from condense.shards import verify as check
+    from condense.shards.isolated import verify_isolated
 
     if deep and fast:
         raise ConfigError("--deep and --fast exclude each other; give one of them")
     for one in sets_in(path):
-        found = check(one, "deep" if deep else "structure" if fast else "hashes", isolated=isolated)
+        level: Level = "deep" if deep else "structure" if fast else "hashes"
+        found = verify_isolated(one, level) if isolated else check(one, level)
         say(f"{one}: valid{', hashes not checked' if fast else ''}")
         pairs(counted(found.rows, found.epochs, found.bytes.images, found.bytes.labels, found.bytes.other))
 

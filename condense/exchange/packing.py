@@ -19,8 +19,9 @@ from typing import Any
 from condense.errors import ShardError
 from condense.exchange.output import new_file, new_folder, one_set
 from condense.progress import Report, silent
-from condense.shards import read_set, verify
+from condense.shards import read_set
 from condense.shards.errors import BadChecksum, BadStructure, Incomplete, MissingFile, NotASet, TooBig
+from condense.shards.isolated import verify_isolated
 from condense.shards.layout import FILE_NAME, MAX_FILES, MAX_JSON
 from condense.shards.setfile import SetInfo, read_set_json
 
@@ -77,7 +78,7 @@ def unpack(path: Path | str, out: Path | str, report: Report = silent) -> Path:
             if name != "set.json":
                 extract(archive, entries[name], folder, path)
             report("unpacking", number + 1, len(entries))
-        verify(folder, "deep", isolated=True)
+        verify_isolated(folder, "deep")
     return out
 
 

@@ -46,20 +46,16 @@ def set_bytes(files: SetFiles) -> SetBytes:
     )
 
 
-def verify(path: Path | str, level: Level = "hashes", *, isolated: bool = False) -> Report:
+def verify(path: Path | str, level: Level = "hashes") -> Report:
     """Check a set, or one of its HDF5 files.
 
     ``structure``: structure, sizes, ranges, and that the files belong together. ``hashes``: also that every file is the
     one that ``set.json`` describes (a file by itself has no hash to be checked). ``deep``: also the checksum of every
     record, and that every number means something: what somebody who means harm would not get wrong by accident.
-    ``isolated`` does it in a process of its own, so that a fault in the HDF5 library cannot take this one down.
-    Raises the child of :class:`ShardError` that names the first fault.
+    Raises the child of :class:`ShardError` that names the first fault. See also
+    :func:`condense.shards.isolated.verify_isolated`.
     """
     path = Path(path)
-    if isolated:
-        from condense.shards.isolated import verify_isolated
-
-        return verify_isolated(path, level)
     if path.is_file():
         return verify_file(path, level == "deep")
     files = read_set(path, level)
