@@ -21,7 +21,6 @@ from condense.engine.store import Store, default_store
 from condense.evaluation.results import Result
 from condense.evaluation.student import StudentRecipe
 from condense.exchange import imports
-from condense.labels.relabel import LabelConfig
 from condense.pipeline import Context, DataRequest, TrainOutcome
 from condense.pipeline.execution import Execution
 from condense.pipeline.plans import licence_of, shareable
@@ -127,12 +126,11 @@ def relabel(
     quiet: bool = False,
 ) -> Path:
     """Give the images of a set new labels, in a new folder. See :func:`condense.pipeline.relabel`."""
-    config = from_mapping(LabelConfig, labels or {}, "labels")
     with machine.context(quiet, data) as context:
         return pipeline.relabel(
             Path(path),
             context,
-            labels=config,
+            labels=labels or {},
             out=Path(out),
             teachers=_paths(teachers),
             data=_request(data),

@@ -15,8 +15,8 @@ from torch import Tensor
 from condense.data.pixels import to_pixels
 from condense.data.spec import DatasetSpec
 from condense.errors import ConfigError, suggest
-from condense.labels import seen_by_item
-from condense.shards.codecs import CODECS, Codec, Seen
+from condense.labels import LabelConfig, seen_by_item
+from condense.shards.codecs import CODECS, Codec, Seen, spell
 from condense.shards.errors import BadStructure, ForeignLabels, NoLabels, UnknownVersion
 from condense.shards.read import LabelFile, Level, read_set
 from condense.shards.setfile import SetInfo
@@ -148,6 +148,20 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
     def views(self) -> ViewConfig:
         """Settings of the views that the soft labels were made for."""
         return view_config(self.label_file())
+
+    @property
+    def label_config(self) -> LabelConfig:
+        """How the set was labelled."""
+        held = self.label_file()
+        return LabelConfig(
+            views=self.views,
+            epochs=held.epochs,
+            seed=held.seed,
+            codec=spell(held.codec, held.settings),
+            pool=-(-held.epochs // held.pool),
+            draw="with" if held.draw == "with" else "without",
+            teacher_bn="batch" if held.teacher_bn == "batch" else "eval",
+        )
 
     @property
     def asks_teachers(self) -> bool:

@@ -687,7 +687,7 @@ def test_imported_sets_are_measured_like_ours(tmp_path: Path, tiny_data: Data) -
     }
     hard = bring(tmp_path / "hard.safetensors", tmp_path / "hard", tiny_data).path
     ours, random = condense.evaluate([hard], **common)
-    assert (ours.condition, ours.targets, random.condition) == ("imported", "hard", "random")
+    assert (ours.condition, ours.targets, random.condition) == ("theirs", "hard", "random")
     assert ours.config == random.config
     labelled = bring(tmp_path / "soft.safetensors", tmp_path / "soft", tiny_data).path
     results = condense.evaluate([labelled], against=[], **common)

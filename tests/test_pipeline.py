@@ -384,6 +384,15 @@ def test_conditions_of_one_method_are_told_apart(context: Context, tmp_path: Pat
     assert [result.condition for result in results] == ["cda (start noise)", "cda (start real)", "random"]
 
 
+def test_relabelling_changes_only_what_is_said(context: Context, tmp_path: Path, teacher: Path) -> None:
+    folder = make(context, tmp_path / "set", teacher, labels={**LABELS, "pool": 2})
+    before = condense.load(folder).label_config
+    new = relabel(folder, context, labels={"codec": "int8"}, out=tmp_path / "new", data=REQUEST)
+    assert condense.load(new).label_config == replace(before, codec="int8")
+    with pytest.raises(ConfigError, match='there is no setting "codek"; did you mean "codec"'):
+        relabel(folder, context, labels={"codek": "int8"}, out=tmp_path / "other", data=REQUEST)
+
+
 def test_relabelling_never_touches_the_images(context: Context, tmp_path: Path, teacher: Path) -> None:
     folder = make(context, tmp_path / "set", teacher)
     before = content(folder)

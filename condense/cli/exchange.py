@@ -112,7 +112,7 @@ def bring(
     from condense.errors import ConfigError
 
     answers = {"yes": True, "no": False}
-    if (answer := required("--real", real)) not in answers:
+    if (answer := required("--real", real, "yes|no")) not in answers:
         raise ConfigError(f'--real is "{answer}"; expected yes or no: whether these are real images')
     called = required("--name", name)
     made = api.import_set(
@@ -132,4 +132,6 @@ def bring(
         say(f"clamped {made.clamped} values that were out of range")
     if made.lacking:
         say(f"no images of: {', '.join(made.lacking)}")
-    say(f"next: condense grid {shlex.quote(str(out))} -o grid.png")
+    folder = shlex.quote(str(out))
+    say(f"next: condense grid {folder} -o grid.png")
+    say(f"      condense evaluate {folder} --student resnet20")

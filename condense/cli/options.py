@@ -234,12 +234,12 @@ def hint(context: Context) -> None:
         )
 
 
-def required(option: str, value: str | None) -> str:
-    """``value``, which a command cannot do without."""
+def required(option: str, value: str | None, what: str = "NAME") -> str:
+    """``value``, which a command cannot do without; ``what`` is expected."""
     from condense.errors import ConfigError
 
     if value is None:
-        raise ConfigError(f"{option} is missing; say `{option} NAME`")
+        raise ConfigError(f"{option} is missing; say `{option} {what}`")
     return value
 
 

@@ -66,17 +66,16 @@ def relabel(
     teacher: Teachers = None,
     seed: Seed = None,
 ) -> None:
-    """Give the images of a set new labels: other teachers, other views, more epochs. The images stay as they are.
+    """Give the images of a set new labels: other teachers, views, epochs, or another codec. The images stay.
 
     Example: condense relabel synthesized/mini --data imagefolder:photos --set epochs=200 --out synthesized/mini-200
 
-    --data is only needed for data that is not found by its name, --teacher for teachers that the store does not have.
+    What is not set stays as it was. --data is only needed for data that is not found by its name, --teacher for
+    teachers that the store does not have.
     """
     from condense import pipeline
-    from condense.config import from_mapping
-    from condense.labels.relabel import LabelConfig
 
-    labels = from_mapping(LabelConfig, recipe.values(seed=seed), "labels")
+    labels = recipe.values(seed=seed)
     with machine.context() as context:
         made = pipeline.relabel(
             path, context, labels=labels, teachers=teacher or [], data=images.requested(data), out=out
@@ -146,7 +145,8 @@ def describe(folder: Path) -> None:
     files = read_set(folder)
     taken = set_bytes(files)
     say(f"set {folder}")
-    pairs(counted(files.n_rows, files.labels[0].epochs if files.labels else 0, taken.images, taken.labels, taken.other))
+    soft = [held for held in files.labels if held.codec != "none" or held.teachers]
+    pairs(counted(files.n_rows, soft[0].epochs if soft else 0, taken.images, taken.labels, taken.other))
 
 
 def counted(rows: int, epochs: int, images: int, labels: int, other: int) -> dict[str, object]:

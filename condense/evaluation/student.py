@@ -100,7 +100,7 @@ def train_student(
     is_soft = recipe.targets == "soft"
     if is_soft and dataset.files.labels and dataset.only_hard:
         raise NoLabels(
-            f"{dataset.path} has classes and no soft labels; take hard targets, or make soft labels with: "
+            f"{dataset.path} has classes and no soft labels; take targets=hard, or make soft labels with: "
             f"condense relabel {dataset.path}"
         )
     online = _online(dataset, teachers, compute) if is_soft and dataset.asks_teachers else None

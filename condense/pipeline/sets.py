@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from condense.config import to_mapping
+from condense.config import from_mapping, merge, to_mapping
 from condense.dataset import load
 from condense.engine.job import Job
 from condense.errors import MemoryShortError
@@ -60,16 +61,20 @@ def relabel(
     path: Path,
     context: Context,
     *,
-    labels: LabelConfig,
+    labels: LabelConfig | Mapping[str, Any],
     out: Path,
     teachers: Sequence[Path] = (),
     data: DataRequest | None = None,
 ) -> Path:
     """Give the images of a set new labels; the new set goes to ``out``, the old one is not touched.
 
+    labels: all settings, or some by name: the others stay as they are (by default, where the set has no labels).
     teachers: their folders; without any, those that labelled the set, if the store has them.
     """
     dataset = load(path)
+    if not isinstance(labels, LabelConfig):
+        before = LabelConfig() if dataset.only_hard else dataset.label_config
+        labels = from_mapping(LabelConfig, merge(to_mapping(before), labels))
     request = request_of(dataset.info, data)
     opened = context.data(request)
     check_same_data(dataset.spec, opened.spec)

@@ -25,7 +25,6 @@ from condense.pipeline.plans import common_of, run_all, set_jobs, student_job
 from condense.pipeline.request import Request, request_of
 from condense.pipeline.teachers import build_for, given_teachers, stored_teachers
 from condense.shards import sets_in
-from condense.shards.codecs import spell
 from condense.teachers.recipe import TeacherRecipe
 
 __all__ = ["AGAINST", "TrainOutcome", "evaluate", "train"]
@@ -56,6 +55,8 @@ def train(
 
     teachers: for a set that stores no soft labels, where the store does not have those that it names.
     """
+    if out.suffix != ".safetensors":
+        raise ConfigError(f'--out is "{out}"; expected a name that ends in .safetensors')
     dataset = load(path)
     build_for(dataset.spec, recipe.network)
     if data is not None:
@@ -96,16 +97,7 @@ class _Given:
     @property
     def labels(self) -> LabelConfig:
         """How the set was labelled."""
-        held = self.dataset.label_file()
-        return LabelConfig(
-            views=self.dataset.views,
-            epochs=held.epochs,
-            seed=held.seed,
-            codec=spell(held.codec, held.settings),
-            pool=-(-held.epochs // held.pool),
-            draw="with" if held.draw == "with" else "without",
-            teacher_bn=from_mapping(LabelConfig, {"teacher_bn": held.teacher_bn}).teacher_bn,
-        )
+        return self.dataset.label_config
 
 
 def evaluate(
@@ -204,9 +196,12 @@ def opened_sets(paths: Sequence[Path]) -> list[_Given]:
 
 
 def condition_names(given: Sequence[_Given]) -> dict[Path, str]:
-    """The method's name, with the settings in which sets of one method differ."""
+    """The method's name, with the settings in which sets of one method differ; of an imported set its own."""
     names = {}
     for one in given:
+        if one.method == "imported":
+            names[one.path] = one.dataset.info.name
+            continue
         own = one.settings
         settings = [other.settings for other in given if other.method == one.method]
         differing = sorted(key for key in own if any(other.get(key) != own[key] for other in settings))
