@@ -124,6 +124,17 @@ def test_a_terminal_gets_a_drawn_table_with_the_same_cells() -> None:
     assert "worse than random by 4.3 to 5.6 points" in text
 
 
+def test_a_narrow_terminal_gets_a_table_that_fits() -> None:
+    rows, stream = rows_of(RESULTS), io.StringIO()
+    show(rows, Console(file=stream, force_terminal=True, width=80, color_system=None))
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "-4.95" in text
+    assert "-5.59" not in text
+    assert " to 83.48" not in text
+    assert "worse than random by 4.3 to 5.6 points" in text
+
+
 def draw(path: Path, n_classes: int, ipc: int, channels: int = 3, **options: int) -> np.ndarray:
     """A set whose image of class c, slot s has the one colour 10 c + s (slot-major rows), drawn and read back."""
     labels = np.tile(np.arange(n_classes), ipc)

@@ -29,6 +29,8 @@ HEADINGS = (
     "images",
     "labels",
 )
+DIFFERENCE = 7
+WIDE = 150
 NONE = "-"
 
 
@@ -106,7 +108,10 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def show(rows: Sequence[Row], console: Console | None = None) -> None:
-    """The table on a terminal; the Markdown where the output is not one (a file, a pipe). Default: standard output."""
+    """The table on a terminal; the Markdown where the output is not one (a file, a pipe). Default: standard output.
+
+    On a narrow terminal intervals and bytes are left out; the sentences below have those of the differences.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -114,11 +119,19 @@ def show(rows: Sequence[Row], console: Console | None = None) -> None:
     if not console.is_terminal:
         console.file.write(markdown(rows))
         return
-    table = Table()
-    for heading in _headings(rows):
-        table.add_column(heading, overflow="fold")
+    one = len({(row.data, row.ipc) for row in rows}) == 1
+    narrow = console.width < WIDE
+    hidden = {"data", "IPC"} if one else set()
+    hidden |= {"95 % interval", "images", "labels"} if narrow else set()
+    shown = [number for number, heading in enumerate(HEADINGS) if heading not in hidden]
+    table = Table(title=f"{rows[0].data}, IPC {rows[0].ipc}" if one else None)
+    for number in shown:
+        table.add_column(_headings(rows)[number], overflow="fold")
     for row in rows:
-        table.add_row(*_cells(row), style={"better": "green", "worse": "red"}.get(_verdict(row)))
+        cells = _cells(row)
+        cells[DIFFERENCE] = cells[DIFFERENCE].partition(" (")[0] if narrow else cells[DIFFERENCE]
+        style = {"better": "green", "worse": "red"}.get(_verdict(row))
+        table.add_row(*(cells[number] for number in shown), style=style)
     console.print(table)
     for row in rows:
         console.print(f"- {row.statement}", markup=False, highlight=False)
