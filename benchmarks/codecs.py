@@ -36,26 +36,36 @@ from condense.pipeline.execution import Execution
 from condense.shards import image_name, write_set
 from condense.teachers import load_teacher
 
-VARIANTS: dict[str, tuple[dict[str, Any], Schedule]] = {
-    "full": ({"codec": "full"}, Schedule()),
-    "int8": ({"codec": "int8"}, Schedule()),
-    "topk:5": ({"codec": "topk:5"}, Schedule()),
-    "topk:2": ({"codec": "topk:2"}, Schedule()),
-    "distances": ({"codec": "distances"}, Schedule()),
-    "distances, matched": ({"codec": "distances"}, Schedule(objective="match")),
-    "static": ({"codec": "static"}, Schedule()),
-    "none": ({"codec": "none"}, Schedule()),
-    "full, pool 15": ({"codec": "full", "pool": 15}, Schedule()),
-    "int8, pool 15": ({"codec": "int8", "pool": 15}, Schedule()),
-    "topk:2, pool 15": ({"codec": "topk:2", "pool": 15}, Schedule()),
-    "distances, pool 15": ({"codec": "distances", "pool": 15}, Schedule()),
-    "int8, pool 60": ({"codec": "int8", "pool": 60}, Schedule()),
-    "int8, pool 100": ({"codec": "int8", "pool": 100}, Schedule()),
-    "distances, pool 60": ({"codec": "distances", "pool": 60}, Schedule()),
-    "int8, pool 60, decay, calibrated": ({"codec": "int8", "pool": 60}, Schedule(decay="step", calibrate=True)),
-    "int8, pool 60, half hard": ({"codec": "int8", "pool": 60}, Schedule(hard_epochs=-1)),
+CODECS: dict[str, dict[str, Any]] = {
+    "full": {"codec": "full"},
+    "int8": {"codec": "int8"},
+    "topk:5": {"codec": "topk:5"},
+    "topk:2": {"codec": "topk:2"},
+    "distances": {"codec": "distances"},
+    "distances, matched": {"codec": "distances"},
+    "static": {"codec": "static"},
+    "none": {"codec": "none"},
+    "full, pool 15": {"codec": "full", "pool": 15},
+    "int8, pool 15": {"codec": "int8", "pool": 15},
+    "topk:2, pool 15": {"codec": "topk:2", "pool": 15},
+    "distances, pool 15": {"codec": "distances", "pool": 15},
+    "int8, pool 60": {"codec": "int8", "pool": 60},
+    "int8, pool 100": {"codec": "int8", "pool": 100},
+    "distances, pool 60": {"codec": "distances", "pool": 60},
+    "int8, pool 60, decay, calibrated": {"codec": "int8", "pool": 60},
+    "int8, pool 60, half hard": {"codec": "int8", "pool": 60},
+    "hard": {"codec": "none"},
 }
-"""Labels, and how students use them; -1 hard epochs stand for half of all."""
+"""How labels are stored."""
+
+
+def schedules(epochs: int) -> dict[str, Schedule]:
+    """How students of ``epochs`` epochs use them, where not plainly."""
+    return {
+        "distances, matched": Schedule(objective="match"),
+        "int8, pool 60, decay, calibrated": Schedule(decay="step", calibrate=True),
+        "int8, pool 60, half hard": Schedule(hard_epochs=epochs // 2),
+    }
 
 
 def main() -> None:
@@ -71,7 +81,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--student", default="resnet20")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--variants", nargs="*", choices=[*VARIANTS, "hard"], default=[*VARIANTS, "hard"])
+    parser.add_argument("--variants", nargs="*", choices=[*CODECS], default=[*CODECS])
     options = parser.parse_args()
     keep_buffers()
     with drawn(quiet=False) as report:
@@ -99,10 +109,8 @@ def measure(options: argparse.Namespace, context: Context) -> None:
     logits = all_logits(images, base, options.teacher, context, work / "logits.npy")
     done = {(line["labels"], line["ipc"], line["seed"]) for line in lines_of(options.results)}
     for name in options.variants:
-        labels, schedule = VARIANTS.get(name, ({"codec": "none"}, Schedule()))
-        if schedule.hard_epochs < 0:
-            schedule = replace(schedule, hard_epochs=base.epochs // 2)
-        folder = stored(images, logits, replace(base, **labels), options.teacher, work / name)
+        schedule = schedules(base.epochs).get(name, Schedule())
+        folder = stored(images, logits, replace(base, **CODECS[name]), options.teacher, work / name)
         soft = name != "hard"
         results = evaluate(
             [folder],

@@ -6,8 +6,10 @@ First every golden file is cut short at 1,000 places and has each of 5,000 bits 
 is used up, files are changed by somebody who knows the format: bytes of HDF5's headers with the header's checksum
 mended, attributes and numbers replaced by extreme ones with the records' checksums mended, pieces moved or doubled.
 Reading happens in a child process that may hold 1 GB and take 20 seconds a file. What must never happen: a crash, more
-memory, more time, an exception that is not a named error, or numbers that no file may hold. What does is kept below
---found, and counted in the results, with how often each kind of change had which outcome.
+memory, more time, an exception that is no named error, numbers that no file may hold, or another outcome behind a
+whole file of the same set than alone. What does is listed in the results with the number of its case, which draws it
+again, beside how often each kind of change had which outcome. The results are written every minute, and a run goes on
+where the one before was stopped.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from test_damage import FILES  # noqa: E402
 from test_shards import lookup3  # noqa: E402
 
 from condense.errors import ShardError  # noqa: E402
+from condense.shards import read_image_files  # noqa: E402
 from condense.shards.layout import all_checksums  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
@@ -178,24 +181,50 @@ def child(first: int) -> None:
             path.write_bytes(CHANGES[kind](golden[name], draws))
             print(json.dumps({"case": case, "file": name, "change": kind}), flush=True)
             signal.alarm(PATIENCE_S)
-            try:
-                content(read_file(path))
-                found = "accepted"
-            except ShardError as error:
-                found = type(error).__name__
-            except BaseException as error:  # what must not happen is to be told
-                found = f"FAULT {type(error).__name__}: {error}"
+            found = reading(path, TESTS / "golden" / FILES[name])
             signal.alarm(0)
             cpu, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             print(json.dumps({"case": case, "found": found, "cpu": cpu, "peak": 1024 * peak}), flush=True)
             case += 1
 
 
-def random_changes(minutes: float, found: Path) -> dict[str, Any]:
-    """Children one after the other until the processor time is used up."""
-    counts: dict[str, Counter[str]] = {kind: Counter() for kind in sorted(CHANGES)}
-    faults: list[dict[str, Any]] = []
-    used, case, peak, told = 0.0, 0, 0, time.monotonic()
+def reading(path: Path, whole: Path) -> str:
+    """What comes of reading a file alone, and behind the whole file that it was made of."""
+    try:
+        held = read_file(path)
+        content(held)
+        found = "accepted"
+    except ShardError as error:
+        found = type(error).__name__
+    except BaseException as error:  # what must not happen is to be told
+        return f"FAULT {type(error).__name__}: {error}"
+    if whole.name.startswith("images"):
+        try:
+            content(read_image_files([whole, path], deep=True)[1])
+            behind = "accepted"
+        except ShardError as error:
+            behind = type(error).__name__
+        if behind != found:
+            return f"FAULT alone {found}, behind a whole file {behind}"
+    return found
+
+
+def random_changes(minutes: float, before: dict[str, Any], keep: Callable[[dict[str, Any]], None]) -> None:
+    """Children one after the other until the processor time is used up, after what was counted ``before``."""
+    counts = {kind: Counter(before.get("outcomes", {}).get(kind, {})) for kind in sorted(CHANGES)}
+    faults: list[dict[str, Any]] = before.get("faults", [])
+    used, case, peak = 60 * before.get("cpu_minutes", 0.0), before.get("cases", 0), before.get("peak_memory_bytes", 0)
+    told = time.monotonic()
+
+    def report(seconds: float) -> None:
+        keep({
+            "cpu_minutes": round(seconds / 60, 1),
+            "cases": case,
+            "peak_memory_bytes": peak,
+            "outcomes": {kind: dict(sorted(counter.items())) for kind, counter in counts.items()},
+            "faults": faults,
+        })  # fmt: skip
+
     while used < 60 * minutes:
         process = subprocess.Popen([sys.executable, __file__, "--child", str(case)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
@@ -211,26 +240,18 @@ def random_changes(minutes: float, found: Path) -> dict[str, Any]:
             if said["found"].startswith("FAULT"):
                 faults.append({**about, "found": said["found"]})
             about = {}
+            if time.monotonic() - told > 60:
+                told = time.monotonic()
+                report(used + cpu)
             if used + cpu >= 60 * minutes:
                 process.kill()
+                break
         process.wait()
         used += cpu
         if about and used < 60 * minutes:
             faults.append({**about, "found": f"the reader ended with status {process.returncode}"})
             counts[about["change"]]["ENDED"] += 1
-        if time.monotonic() - told > 60:
-            told = time.monotonic()
-            print(f"{used / 60:.1f} of {minutes} minutes, {case} cases, {len(faults)} faults", file=sys.stderr)
-    if faults:
-        found.mkdir(parents=True, exist_ok=True)
-        (found / "faults.json").write_text(json.dumps(faults, indent=1))
-    return {
-        "cpu_minutes": round(used / 60, 1),
-        "cases": case,
-        "peak_memory_bytes": peak,
-        "outcomes": {kind: dict(sorted(counter.items())) for kind, counter in counts.items()},
-        "faults": faults,
-    }
+    report(used)
 
 
 def plain_damage() -> dict[str, Any]:
@@ -254,18 +275,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu-minutes", type=float, default=60.0)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--found", type=Path, default=Path("runs/fuzz"))
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
         child(options.child)
         return
-    report = {
-        "plain": plain_damage(),
-        "changed": random_changes(options.cpu_minutes, options.found),
-        "versions": {"python": platform.python_version(), "h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version},
-    }
-    options.results.write_text(json.dumps(report, indent=1) + "\n")
+    held: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
+    versions = {"python": platform.python_version(), "h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version}
+    held["versions"] = versions
+
+    def keep(changed: dict[str, Any]) -> None:
+        held["changed"] = changed
+        options.results.write_text(json.dumps(held, indent=1) + "\n")
+
+    if "plain" not in held:
+        held["plain"] = plain_damage()
+    random_changes(options.cpu_minutes, held.get("changed", {}), keep)
 
 
 if __name__ == "__main__":

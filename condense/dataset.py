@@ -24,7 +24,7 @@ from condense.views.config import VIEW_VERSION, ViewConfig
 from condense.views.plan import EpochPlan, draw_steps, plan
 from condense.views.render import render
 
-__all__ = ["DistilledDataset", "ReplayBatch", "Targets", "alone", "load", "replay_step"]
+__all__ = ["DistilledDataset", "Replay", "ReplayBatch", "Targets", "alone", "load", "replay_step"]
 
 Targets = Literal["hard", "soft"]
 
@@ -224,6 +224,10 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
         steps = draw_steps(held.draw, held.pool, held.seed, epoch, self.plan(0).n_steps)
         return (self._step(self.plan(int(number)), int(number), int(step)) for number, step in steps[first_step:])
 
+    def replay(self) -> Replay:
+        """All labelled epochs, step by step, as a data set whose items are whole batches."""
+        return Replay(self)
+
     def fresh_epoch(self, epoch: int, first_step: int = 0) -> Iterator[ReplayBatch]:
         """The batches of an epoch, from 0, of those that come after the labelled ones: other views, no logits."""
         drawn = self._plan(self.label_file().pool + epoch)
@@ -252,6 +256,28 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
         for epoch in range(pool):
             total += self.logits(epoch).softmax(1)
         return total / pool
+
+
+class Replay(torch.utils.data.Dataset[ReplayBatch]):
+    """The steps of all labelled epochs in their order: item i is step ``i % steps`` of epoch ``i // steps``.
+
+    For a ``DataLoader`` whose workers draw the views ahead, whatever way they are started:
+    ``DataLoader(distilled.replay(), batch_size=None, num_workers=2)``. Batches are those of
+    :meth:`DistilledDataset.epoch`, channels-last; ``groups`` arrive as a list.
+    """
+
+    def __init__(self, dataset: DistilledDataset) -> None:
+        self.dataset = dataset
+        self.steps = dataset.plan(0).n_steps
+
+    def __len__(self) -> int:
+        return self.dataset.epochs * self.steps
+
+    def __getitem__(self, index: int) -> ReplayBatch:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"step {index} of {len(self)}")
+        epoch, step = divmod(int(index) % len(self), self.steps)
+        return next(iter(self.dataset.epoch(epoch, step)))
 
 
 def load(

@@ -26,7 +26,7 @@ def read_file(path: Path) -> ImageFile | LabelFile:
 
 def content(held: ImageFile | LabelFile) -> dict[str, Any]:
     """All that a file says: its facts, its arrays, and what they decode to."""
-    facts = {name: value for name, value in vars(held).items() if name not in ("path", "columns")}
+    facts = {name: value for name, value in vars(held).items() if name not in ("path", "columns", "layout")}
     arrays = {name: (str(array.dtype), array.shape, array.tobytes()) for name, array in held.columns.items()}
     return {**facts, **arrays, "decoded": decoded(held)}
 

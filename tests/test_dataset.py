@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from condense.dataset import DistilledDataset, load, replay_step
+from condense.dataset import DistilledDataset, ReplayBatch, load, replay_step
 from condense.errors import ConfigError
 from condense.shards import SetInfo, image_name, label_name, write_images, write_labels, write_set
 from condense.shards.errors import BadHash, BadStructure, ForeignLabels, NoLabels, UnknownVersion
@@ -88,6 +88,9 @@ def double(target: Any) -> Any:
     return target * 2
 
 
+FEW_CORES = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
+
+
 def shape_of(image: Image.Image) -> Tensor:
     return torch.tensor([*image.size, len(image.getbands())])
 
@@ -150,17 +153,42 @@ def test_soft_targets_are_the_mean_probabilities(folder: Path) -> None:
     torch.testing.assert_close(load(folder, targets="soft", target_transform=double)[2][1], distilled[2][1] * 2)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-@pytest.mark.parametrize("files", [1, 2])
+@FEW_CORES
+@pytest.mark.parametrize(("context", "files"), [("fork", 1), ("fork", 2), ("spawn", 2), ("forkserver", 1)])
 def test_workers_of_every_kind(tmp_path: Path, context: str, files: int) -> None:
-    """Batches of 6 from 15 items: forked workers inherit the maps, spawned ones open their own."""
+    """Batches of 6 from 15 items, twice: forked workers inherit the maps, others open their own, and all keep them."""
     distilled = load(make(tmp_path / "set", files=files), targets="soft" if context == "fork" else "hard")
     alone = list(DataLoader(distilled, batch_size=6))
     assert [len(images) for images, _ in alone] == [6, 6, 3]
-    shared = DataLoader(distilled, batch_size=6, num_workers=1, multiprocessing_context=context)
-    for (images, targets), (others, other_targets) in zip(alone, shared, strict=True):
-        assert torch.equal(images, others)
-        assert torch.equal(targets, other_targets)
+    shared = DataLoader(
+        distilled, batch_size=6, num_workers=2, multiprocessing_context=context, persistent_workers=True
+    )
+    for _ in range(2):
+        for (images, targets), (others, other_targets) in zip(alone, shared, strict=True):
+            assert torch.equal(images, others)
+            assert torch.equal(targets, other_targets)
+
+
+@FEW_CORES
+@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+def test_workers_replay_labelled_epochs(folder: Path, context: str) -> None:
+    distilled = load(folder)
+    alone = [batch for epoch in range(distilled.epochs) for batch in distilled.epoch(epoch)]
+    replay = distilled.replay()
+    assert len(replay) == len(alone)
+    shared = DataLoader(
+        replay, batch_size=None, num_workers=2, multiprocessing_context=context, persistent_workers=True
+    )
+    for _ in range(2):
+        for mine, other in zip(alone, shared, strict=True):
+            assert isinstance(other, ReplayBatch)
+            assert tuple(other.groups) == mine.groups
+            assert other.images.stride() == mine.images.stride()
+            for name in ("images", "logits", "targets", "items"):
+                assert torch.equal(getattr(mine, name), getattr(other, name))
+    with pytest.raises(IndexError):
+        replay[len(alone)]
+    assert torch.equal(replay[-1].images, alone[-1].images)
 
 
 def test_collating_transformed_images(folder: Path) -> None:

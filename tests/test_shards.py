@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 
 from condense.errors import ShardError
 from condense.shards import (
+    ImageFile,
     SetInfo,
     image_name,
     label_name,
+    read_image_files,
     read_images,
     read_labels,
     read_set,
@@ -216,6 +218,52 @@ def test_a_set_comes_back_through_several_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(files.take(np.array([5, 0, 3, 3])), whole[[5, 0, 3, 3]])
     for index in range(6):
         np.testing.assert_array_equal(files.item(index)[0], whole[index])
+
+
+def test_files_like_each_other_are_taken_apart_once(tmp_path: Path) -> None:
+    paths = [put_images(tmp_path / image_name(number), range(number, number + 1)) for number in range(3)]
+    paths.append(put_images(tmp_path / image_name(3), range(3, 5)))
+    files = read_image_files(paths, deep=True)
+    assert [file.layout is files[0].layout for file in files] == [True, True, True, False]
+    for path, file in zip(paths, files, strict=True):
+        alone = read_images(path)
+        assert (file.path, file.n_rows) == (path, alone.n_rows)
+        for name, column in alone.columns.items():
+            np.testing.assert_array_equal(file.columns[name], column)
+
+
+def test_what_is_damaged_is_found_behind_a_whole_file_as_well(tmp_path: Path) -> None:
+    first, second = (put_images(tmp_path / image_name(number), range(number, number + 1)) for number in range(2))
+    data, places = second.read_bytes(), read_images(second).layout.places
+    inside = np.zeros(len(data), dtype=bool)
+    for place in places.values():
+        inside[place.offset : place.end] = True
+    for at in [*np.flatnonzero(~inside)[::9], *(place.offset for place in places.values())]:
+        second.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        assert fault_of(lambda: read_image_files([first, second], deep=True)[1]) == fault_of(
+            lambda: read_images(second, deep=True)
+        )
+    second.unlink()
+    with pytest.raises(MissingFile):
+        read_image_files([first, second])
+
+
+def fault_of(read: Callable[[], ImageFile]) -> str | bytes:
+    """The name of the error, or the images."""
+    try:
+        return read().decode().tobytes()
+    except ShardError as error:
+        return type(error).__name__
+
+
+def test_values_of_files_like_each_other_are_checked(tmp_path: Path) -> None:
+    first, second = (put_images(tmp_path / image_name(number), range(number, number + 1)) for number in range(2))
+    labels = read_images(second).layout.places["labels"]
+    data = bytearray(second.read_bytes())
+    data[labels.offset] = 77
+    second.write_bytes(data)
+    with pytest.raises(OutOfRange, match="label 77"):
+        read_image_files([first, second])
 
 
 def test_arrays_are_read_only_maps_of_the_file(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from condense.views import boxes as boxes_module
 from condense.views.boxes import quantile, resized_boxes
 from condense.views.config import BETA_ALPHAS
 from condense.views.render import crop_flip, render
+from condense.views.resample import by_lines, by_products
 
 FIELDS = ("order", "steps", "groups", "boxes", "flips", "partner", "lam", "mix_boxes")
 
@@ -437,6 +438,37 @@ def test_one_box_may_be_shared_by_a_batch() -> None:
     box, flip = torch.tensor([[2, 1, 5, 7]]), torch.tensor([True])
     one_each = crop_flip(images, box.expand(4, 4), flip.expand(4))
     torch.testing.assert_close(crop_flip(images, box, flip), one_each, atol=1e-12, rtol=0.0)
+
+
+@pytest.mark.parametrize("k", [1, 3, 12])
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_sums_of_lines_equal_products_with_matrices(k: int, n_channels: int) -> None:
+    """Also beyond the image, at whole pixels, and in their gradients."""
+    random = np.random.default_rng(k)
+    images = pictures(12, n_channels, 7, 9).requires_grad_()
+    down, across = (torch.from_numpy(random.uniform(-2.5, size + 1.5, (k, size))) for size in (7, 9))
+    down[0, :3] = torch.tensor([-1.0, 0.0, 6.0])
+    across[-1, :3] = torch.tensor([0.0, 8.0, 9.0])
+    upstream = pictures(12, n_channels, 7, 9)
+    seen, gradients = [], []
+    for form in (by_lines, by_products):
+        views = form(images, down, across)
+        assert views.stride() == (7 * 9 * n_channels, 1, 9 * n_channels, n_channels)
+        seen.append(views)
+        gradients.append(torch.autograd.grad(views, images, upstream)[0])
+    torch.testing.assert_close(seen[0], seen[1], atol=1e-12, rtol=0.0)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-12, rtol=0.0)
+    assert (seen[0][0, :, 0] == 0).all()
+
+
+@pytest.mark.parametrize("form", [by_lines, by_products])
+def test_bytes_are_resampled_as_numbers_from_0_to_1(form: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    images = (pictures(4, 3, 6, 5) * 255).to(torch.uint8)
+    down, across = torch.rand(4, 6) * 5, torch.rand(4, 5) * 4
+    expected = form(images.double() / 255, down.double(), across.double())
+    seen = form(images, down, across)
+    assert seen.dtype is torch.float32
+    torch.testing.assert_close(seen.double(), expected, atol=1e-6, rtol=0.0)
 
 
 def test_autocast_does_not_coarsen_coordinates() -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from condense.data.spec import DatasetSpec
 from condense.labels.relabel import LabelConfig
-from condense.shards import label_name, read_images, shard_slices, write_labels
+from condense.shards import label_name, read_image_files, shard_slices, write_labels
 from condense.shards.codecs import CODECS, Seen, codec_of
 from condense.views.config import VIEW_VERSION
 from condense.views.plan import EpochPlan, plan
@@ -54,7 +54,7 @@ def store_labels(
 
     ``images`` are the set's image files, in order; ``teachers`` have ``network`` and ``sha256``.
     """
-    classes = np.concatenate([read_images(path).labels for path in images])
+    classes = np.concatenate([file.labels for file in read_image_files(images)])
     columns = encode_labels(logits, classes, config, spec)
     codec, settings = codec_of(config.codec)
     record_bytes = sum(column[0].nbytes for column in columns.values())

@@ -29,7 +29,7 @@ from condense.labels import LabelConfig, make_logits, store_labels
 from condense.methods import METHODS
 from condense.methods.base import Rows, SynthesisJob
 from condense.pipeline.context import Context
-from condense.shards import SetInfo, image_name, read_images, shard_slices, write_images
+from condense.shards import SetInfo, image_name, read_image_files, shard_slices, write_images
 from condense.shards import write_set as finish_set
 from condense.teachers import save_teacher
 from condense.teachers.recipe import TeacherRecipe, train_teacher
@@ -120,7 +120,7 @@ def labels(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> N
     config = from_mapping(LabelConfig, job.config["labels"], "labels")
     files = image_files(inputs[0])
     teachers = context.teachers(inputs[1:])
-    pixels = np.concatenate([read_images(path).decode() for path in files])
+    pixels = np.concatenate([file.decode() for file in read_image_files(files)])
     spec = context.data_of(job).spec
     logits = make_logits(
         pixels,

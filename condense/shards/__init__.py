@@ -2,7 +2,16 @@
 
 from condense.shards.decode import CANVASES
 from condense.shards.layout import image_name, label_name
-from condense.shards.read import ImageFile, LabelFile, SetFiles, read_images, read_labels, read_set, sets_in
+from condense.shards.read import (
+    ImageFile,
+    LabelFile,
+    SetFiles,
+    read_image_files,
+    read_images,
+    read_labels,
+    read_set,
+    sets_in,
+)
 from condense.shards.setfile import FileEntry, SetInfo
 from condense.shards.verify import Report, SetBytes, set_bytes, verify
 from condense.shards.write import shard_slices, write_images, write_labels, write_set
@@ -18,6 +27,7 @@ __all__ = [
     "SetInfo",
     "image_name",
     "label_name",
+    "read_image_files",
     "read_images",
     "read_labels",
     "read_set",

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from condense.shards.errors import (
 )
 from condense.shards.layout import MAX_DATASETS, MAX_ELEMENTS, MAX_TEXT, VERSION, Column, Columns, Kind
 
-__all__ = ["Table"]
+__all__ = ["Layout", "Table"]
 
 SMALL = 2**20
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -58,6 +59,40 @@ class Place:
     @property
     def end(self) -> int:
         return self.offset + self.shape[0] * self.column.record_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the datasets of a checked file of ``size`` bytes are, and every byte ``around`` them, if these are few.
+
+    A file of the same size with the same bytes around has the same structure and attributes, so it need not be taken
+    apart again: the files of a set differ in little but the numbers that their datasets hold.
+    """
+
+    size: int
+    places: Mapping[str, Place]
+    around: bytes | None
+
+    @property
+    def rules(self) -> dict[str, Column]:
+        return {name: place.column for name, place in self.places.items()}
+
+    def columns(self, path: Path) -> Columns | None:
+        """The datasets of another file, read-only; nothing where it differs around them or cannot be read."""
+        try:
+            if self.around is None or path.stat().st_size != self.size:
+                return None
+            held = file_bytes(path, self.size)
+        except OSError:
+            return None
+        return self.columns_of(held) if bytes_around(held, self.places) == self.around else None
+
+    def columns_of(self, held: npt.NDArray[np.uint8]) -> Columns:
+        """The datasets in the bytes of a file."""
+        return {
+            name: held[place.offset : place.end].view(place.column.dtype).reshape(place.shape)
+            for name, place in self.places.items()
+        }
 
 
 class Table:
@@ -120,22 +155,18 @@ class Table:
         except UnicodeDecodeError:
             raise BadStructure(f"{where} is not UTF-8 text") from None
 
-    def columns(self, rules: Mapping[str, Column], records: int | None = None) -> Columns:
-        """The datasets of ``rules``, read-only, after all of them have been checked; see :meth:`_bytes`."""
+    def read(self, rules: Mapping[str, Column]) -> tuple[Layout, Columns]:
+        """The datasets of ``rules``, read-only, after all of them have been checked, and where they are."""
         places = self.places(rules)
         shared = {place.shape[0] for place in places.values() if place.column.shared}
         counts = {place.shape[0] for place in places.values() if not place.column.shared}
         for kind, found in (("datasets", counts), ("shared datasets", shared)):
             if len(found) > 1:
                 raise BadStructure(f"{self.path}: {kind} have {sorted(found)} records; expected one first dimension")
-        if records is not None and counts != {records}:
-            raise BadStructure(f"{self.path} has {counts.pop()} records; expected {records}")
         self._check_overlap(places)
-        held = self._bytes()
-        return {
-            name: held[place.offset : place.end].view(place.column.dtype).reshape(place.shape)
-            for name, place in places.items()
-        }
+        held = file_bytes(self.path, self.size)
+        layout = Layout(self.size, places, bytes_around(held, places))
+        return layout, layout.columns_of(held)
 
     def places(self, rules: Mapping[str, Column]) -> dict[str, Place]:
         """Where each dataset lies. Refuses unknown names, links, types, layouts, filters and sizes."""
@@ -186,15 +217,24 @@ class Table:
                 raise ForbiddenStorage(f'{self.path}: the bytes of "{name}" overlap those of {before}')
             end, before = place.end, f'"{name}"'
 
-    def _bytes(self) -> npt.NDArray[np.uint8]:
-        """The file, as a memory map; a small one is read, since a map keeps its file open, and files may be many."""
-        if self.size <= SMALL:
-            held = np.frombuffer(self.path.read_bytes(), dtype=np.uint8)
-        else:
-            held = np.memmap(self.path, np.uint8, "r").view(np.ndarray)  # a memmap object is ten times slower
-        if len(held) < self.size:
-            raise Incomplete(f"{self.path} has {len(held)} bytes of {self.size}; get it again")
-        return held
+
+def file_bytes(path: Path, size: int) -> npt.NDArray[np.uint8]:
+    """A file, as a memory map; a small one is read, since a map keeps its file open, and files may be many."""
+    if size <= SMALL:
+        held = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    else:
+        held = np.memmap(path, np.uint8, "r").view(np.ndarray)  # a memmap object is ten times slower
+    if len(held) < size:
+        raise Incomplete(f"{path} has {len(held)} bytes of {size}; get it again")
+    return held
+
+
+def bytes_around(held: npt.NDArray[np.uint8], places: Mapping[str, Place]) -> bytes | None:
+    """Those bytes of a file that are in none of its datasets; nothing if they are more than ``SMALL``."""
+    inside = sorted((place.offset, place.end) for place in places.values())
+    edges = [0, *chain.from_iterable(inside), len(held)]
+    gaps = [held[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+    return b"".join(gap.tobytes() for gap in gaps) if sum(map(len, gaps)) <= SMALL else None
 
 
 def check_superblock(path: Path) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,7 +15,7 @@ from condense.errors import ShardError, suggest
 from condense.shards.codecs import CODECS
 from condense.shards.decode import CANVASES, Items
 from condense.shards.errors import BadHash, BadStructure, ForeignLabels, MissingFile
-from condense.shards.hdf5 import Table
+from condense.shards.hdf5 import Layout, Table
 from condense.shards.layout import (
     IMAGE_ATTRIBUTES,
     IMAGES_FORMAT,
@@ -39,7 +39,17 @@ from condense.shards.rules import (
 )
 from condense.shards.setfile import SetInfo, read_set_json
 
-__all__ = ["ImageFile", "LabelFile", "Level", "SetFiles", "read_images", "read_labels", "read_set", "sets_in"]
+__all__ = [
+    "ImageFile",
+    "LabelFile",
+    "Level",
+    "SetFiles",
+    "read_image_files",
+    "read_images",
+    "read_labels",
+    "read_set",
+    "sets_in",
+]
 
 Level = Literal["structure", "hashes", "deep"]
 
@@ -55,6 +65,7 @@ class ImageFile:
     canvas: str
     settings: Settings
     columns: Columns
+    layout: Layout = field(repr=False)
 
     @property
     def n_rows(self) -> int:
@@ -150,6 +161,8 @@ class SetFiles:
 
     def take(self, items: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """The items with these numbers, in this order: uint8 (len(items), H, W, C), a copy."""
+        if len(self.images) == 1:
+            return self.images[0].decode(items)
         taken = np.empty((len(items), *self.images[0].item_shape), dtype=np.uint8)
         number = self.offsets.searchsorted(items, "right") - 1
         for wanted in np.unique(number):
@@ -158,20 +171,39 @@ class SetFiles:
         return taken
 
 
+def read_image_files(paths: Iterable[Path], *, deep: bool = False) -> tuple[ImageFile, ...]:
+    """The image files of a set, as :func:`read_images` gives them one by one."""
+    files: list[ImageFile] = []
+    for path in paths:
+        files.append(checked_images(path, deep, like=files[-1] if files else None))
+    return tuple(files)
+
+
 def read_images(path: Path | str, *, deep: bool = False) -> ImageFile:
     """Check and map one image file; ``deep`` checks every byte. Raises a child of :class:`ShardError`."""
-    path = Path(path)
+    return checked_images(Path(path), deep)
+
+
+def checked_images(path: Path, deep: bool, like: ImageFile | None = None) -> ImageFile:
+    """An image file; faster where its structure is that of the file that it is ``like``."""
+    columns = like.layout.columns(path) if like else None
+    file = replace(like, path=path, columns=columns) if like and columns else parsed_images(path)
+    check_rows(file.columns["labels"], file.columns["slots"], file.n_classes, path)
+    check_canvas(file.columns, file.canvas, file.item_shape, file.settings, path)
+    if deep:
+        check_checksums(file.columns, path, shared_names(file.layout.rules))
+    return file
+
+
+def parsed_images(path: Path) -> ImageFile:
+    """An image file whose structure has been checked, not yet its numbers."""
     with Table.open(path) as table:
         found = table.attributes(IMAGE_ATTRIBUTES, IMAGES_FORMAT)
-        rules = image_columns(found, path)
-        columns = table.columns(rules)
-    check_rows(columns["labels"], columns["slots"], found["n_classes"], path)
-    check_canvas(columns, found, path)
-    if deep:
-        check_checksums(columns, path, shared_names(rules))
+        layout, columns = table.read(image_columns(found, path))
     return ImageFile(
         path=path,
         columns=columns,
+        layout=layout,
         settings=json_object(found, "canvas_settings", path),
         **{name: found[name] for name in ("dataset", "n_classes", "item_shape", "canvas")},
     )
@@ -182,7 +214,7 @@ def read_labels(path: Path | str, *, deep: bool = False) -> LabelFile:
     path = Path(path)
     with Table.open(path) as table:
         found = table.attributes(LABEL_ATTRIBUTES, LABELS_FORMAT)
-        columns = table.columns(label_columns(found, path))
+        _, columns = table.read(label_columns(found, path))
     if deep:
         check_checksums(columns, path)
         check_labels_of(columns, found, path)
@@ -214,7 +246,7 @@ def read_set(path: Path | str, verify: Level = "structure") -> SetFiles:
     files = SetFiles(
         path=folder,
         info=info,
-        images=tuple(read_images(folder / name, deep=deep) for name in info.image_files),
+        images=read_image_files((folder / name for name in info.image_files), deep=deep),
         labels=tuple(read_labels(folder / name, deep=deep) for name in info.label_files),
     )
     check_images(files)

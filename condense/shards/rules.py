@@ -24,6 +24,7 @@ from condense.shards.layout import (
     TEACHER_BN,
     Column,
     Columns,
+    Settings,
     all_checksums,
     from_json,
 )
@@ -141,10 +142,9 @@ def check_columns(columns: Columns, rules: Mapping[str, Column], path: Path) -> 
             raise BadStructure(f"the {kind} for {path} have {sorted(lengths)} records; expected one length, at least 1")
 
 
-def check_canvas(columns: Columns, attributes: Mapping[str, Any], path: Path) -> None:
+def check_canvas(columns: Columns, canvas: str, shape: tuple[int, int, int], settings: Settings, path: Path) -> None:
     """Whether every number by which rows point at something, be it a place or a shared record, leads there."""
-    settings = json_object(attributes, "canvas_settings", path)
-    if fault := CANVASES[attributes["canvas"]].fault(columns, tuple(attributes["item_shape"]), settings):
+    if fault := CANVASES[canvas].fault(columns, shape, settings):
         raise OutOfRange(f"{path}: {fault}")
 
 

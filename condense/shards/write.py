@@ -34,7 +34,7 @@ from condense.shards.layout import (
     sha256_of,
     to_json,
 )
-from condense.shards.read import read_images
+from condense.shards.read import read_image_files
 from condense.shards.rules import (
     check_canvas,
     check_columns,
@@ -77,20 +77,21 @@ def write_images(
     name, classes, height, width and channels are used. Raises a child of :class:`ShardError` for what the specification
     does not allow.
     """
+    settings, shape = dict(settings or {}), (spec["height"], spec["width"], spec["channels"])
     attributes = {
         "format": IMAGES_FORMAT,
         "version": VERSION,
         "dataset": spec["name"],
         "n_classes": len(spec["classes"]),
         "canvas": canvas,
-        "canvas_settings": to_json(dict(settings or {})),
-        "item_shape": (spec["height"], spec["width"], spec["channels"]),
+        "canvas_settings": to_json(settings),
+        "item_shape": shape,
     }
     arrays = {**columns, "labels": np.asarray(labels, dtype="<i8"), "slots": np.asarray(slots, dtype="<i8")}
     rules = image_columns(attributes, path)
     check_columns(arrays, rules, path)
     check_rows(arrays["labels"], arrays["slots"], attributes["n_classes"], path)
-    check_canvas(arrays, attributes, path)
+    check_canvas(arrays, canvas, shape, settings, path)
     write_table(path, attributes, arrays, shared_names(rules))
 
 
@@ -117,7 +118,7 @@ def write_labels(
     are all image files of the set, in order of their names; ``views`` the plan's settings as a JSON object;
     ``teachers`` dictionaries of ``network`` and ``sha256``.
     """
-    owners = [read_images(image) for image in images]
+    owners = read_image_files(images)
     attributes = {
         "format": LABELS_FORMAT,
         "version": VERSION,
@@ -153,7 +154,7 @@ def write_set(folder: Path | str, info: SetInfo) -> SetInfo:
     values = json.loads(json.dumps(complete.to_dict(), allow_nan=False))
     check_info(values, str(folder / "set.json"))
     text = "{\n" + ",\n".join(f"{to_json(key)}: {to_json(values[key])}" for key in sorted(values)) + "\n}\n"
-    images = [read_images(folder / name) for name in complete.image_files]
+    images = read_image_files(folder / name for name in complete.image_files)
     (folder / "README.md").write_text(card(values, images), encoding="utf-8")
     (folder / "set.json").write_text(text, encoding="utf-8")
     return complete

@@ -1,9 +1,7 @@
-"""Views drawn on images by two small matrix products per crop.
+"""Views drawn on images: crops resized to the image's size, flips, rolls and mixes.
 
-A bilinear resized crop is ``A_h X A_w^T`` with sparse interpolation matrices built from its box; flips and rolls only
-reorder the rows of these matrices. Unlike sampling kernels, whose backward adds atomically on CUDA, products are
-deterministic, and shapes never change. Equal to torchvision's ``resized_crop`` (bilinear): a crop is never larger than
-the image, so antialiasing has nothing to do.
+A resized crop is bilinear, from rows and columns at coordinates between the pixels; flips and rolls only change which.
+Equal to torchvision's ``resized_crop``: a crop is never larger than the image, so antialiasing has nothing to do.
 
 Images are (n, C, H, W), any float dtype; results have channels-last strides.
 """
@@ -17,7 +15,8 @@ import torch
 from torch import Tensor
 
 from condense.views.boxes import Boxes
-from condense.views.plan import EpochPlan
+from condense.views.plan import EpochPlan, Ints
+from condense.views.resample import dense, resample
 
 __all__ = ["channels_last", "crop_flip", "render"]
 
@@ -28,45 +27,36 @@ def channels_last(images: Tensor) -> Tensor:
     return images.permute(0, 2, 3, 1).flatten().view(n, h, w, c).permute(0, 3, 1, 2)
 
 
-def axis_matrices(start: Tensor, length: Tensor, size: int, flip: Tensor | None, roll: Tensor | None) -> Tensor:
-    """(k, ``size``, ``size``) matrices: crop [start, start + length) resized to ``size``, then flipped, then rolled.
+def coordinates(start: Tensor, length: Tensor, size: int, flip: Tensor | None, roll: Tensor | None) -> Tensor:
+    """Where each of ``size`` output lines lies in the source, (k, ``size``): crop, then flip, then roll.
 
-    ``start`` and ``length`` (k, 1) are float. Output pixel o reads the source coordinate (o + 0.5) length/size - 0.5,
-    kept inside the box; its two neighbours get the weights of a hat function. Beyond the image there is no column, so
-    boxes that stick out (``pad``) read zeros there.
+    ``start`` and ``length`` (k, 1) are float. Output line o of a crop [start, start + length) comes from
+    (o + 0.5) length/size - 0.5, kept inside the box. Boxes that stick out (``pad``) have coordinates beyond the image.
     """
-    pixels = torch.arange(size, device=start.device)
-    reads = pixels if roll is None else (pixels - roll) % size
-    reads = reads if flip is None else torch.where(flip, size - 1 - reads, reads)
-    inside = (reads + 0.5) * (length / size) - 0.5
-    source = start + torch.minimum(inside.clamp(min=0), length - 1)
-    return (1 - (source[:, :, None] - pixels).abs()).clamp(min=0)
-
-
-def resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``rows X columns^T`` with (k, H, H) and (k, W, W) matrices, each pair for n/k consecutive images of n."""
-    n, c, h, w = images.shape
-    k = len(rows)
-    across = (images.reshape(k, -1, w) @ columns.mT).view(n, c, h, w)
-    down = (across.transpose(2, 3).reshape(k, -1, h) @ rows.mT).view(n, c, w, h)
-    return channels_last(down.transpose(2, 3))
+    centres = torch.arange(0.5, size, device=start.device, dtype=start.dtype)
+    if roll is not None:
+        centres = (centres - roll) % size
+    if flip is not None:
+        centres = torch.where(flip, size - centres, centres)
+    inside = torch.addcmul(start - 0.5, centres, length / size)
+    return inside.clamp(start, start + length - 1)
 
 
 def crop_flip(images: Tensor, boxes: Tensor, flips: Tensor, rolls: Tensor | None = None) -> Tensor:
     """Resized crop, then left-right flip, then wrap-around roll.
 
-    ``images`` (n, C, H, W) float; ``boxes`` integer (k, 4): top, left, height, width; ``flips`` bool (k,); ``rolls``
-    integer (k, 2): down, right. k divides n: each view is shared by n/k consecutive images (k = n: one per image;
-    k = 1: one for all). Differentiable in ``images``. Runs in their dtype, autocast or not: half precision would move
-    the coordinates by whole pixels.
+    ``images`` (n, C, H, W) float, or uint8, which become float32 / 255; ``boxes`` integer (k, 4): top, left, height,
+    width; ``flips`` bool (k,); ``rolls`` integer (k, 2): down, right. k divides n: each view is shared by n/k
+    consecutive images (k = n: one per image; k = 1: one for all). Differentiable in float ``images``. Runs in their
+    dtype, autocast or not: half precision would move the coordinates by whole pixels.
     """
     height, width = images.shape[2:]
     down, right = (None, None) if rolls is None else rolls.unsqueeze(2).unbind(1)
     exact = torch.promote_types(images.dtype, torch.float32)
     top, left, tall, wide = boxes.to(exact).unsqueeze(2).unbind(1)
     with torch.autocast(images.device.type, enabled=False):
-        rows = axis_matrices(top, tall, height, None, down).to(images.dtype)
-        columns = axis_matrices(left, wide, width, flips[:, None], right).to(images.dtype)
+        rows = coordinates(top, tall, height, None, down)
+        columns = coordinates(left, wide, width, flips[:, None], right)
         return resample(images, rows, columns)
 
 
@@ -94,24 +84,31 @@ def render(images: Tensor, plan: EpochPlan, positions: slice) -> Tensor:
 
 
 def paste(mine: Tensor, crops: Tensor, partner: Tensor, boxes: Boxes) -> Tensor:
-    """CutMix: ``mine`` (b, H, W, C) with, in each image's box (b, 4), the pixels of ``crops[partner]``.
+    """CutMix, in place: ``mine`` (b, H, W, C) gets, in each image's box (b, 4), the pixels of ``crops[partner]``.
 
-    The images of a step share one box, so only its pixels are touched, a step at a time.
+    The images of a step share one box, so only its pixels are touched, a step at a time. ``mine`` may be ``crops``:
+    what a step pastes is copied before any of it changes, and partners are of the same step.
     """
-    mixed = mine.clone()
     edges = [0, *(np.flatnonzero((boxes[1:] != boxes[:-1]).any(1)) + 1).tolist(), len(boxes)]
     for start, stop in pairwise(edges):
         top, left, height, width = boxes[start].tolist()
         area = (slice(None), slice(top, top + height), slice(left, left + width))
-        mixed[start:stop][area] = crops[area][partner[start:stop]]
-    return mixed
+        mine[start:stop][area] = crops[area].index_select(0, partner[start:stop])
+    return mine
 
 
-def render_crops(images: Tensor, plan: EpochPlan, positions: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
+def render_crops(images: Tensor, plan: EpochPlan, positions: Ints) -> Tensor:
     """Crops and flips at ``positions``, not mixed."""
     boxes, flips = plan.boxes[positions], torch.from_numpy(plan.flips[positions]).to(images.device)
-    chosen = images[torch.from_numpy(plan.order[positions]).to(images.device)]
-    chosen = chosen if chosen.is_floating_point() else chosen.float().div_(255)
+    chosen = in_order(images, plan.order[positions])
     if (boxes == (0, 0, *images.shape[2:])).all():
+        chosen = dense(chosen)
         return channels_last(torch.where(flips[:, None, None, None], chosen.flip(3), chosen))
     return crop_flip(chosen, torch.from_numpy(boxes).to(images.device), flips)
+
+
+def in_order(images: Tensor, items: Ints) -> Tensor:
+    """``images[items]``, not copied where these are all images as they stand."""
+    if np.array_equal(items, np.arange(len(images))):
+        return images
+    return images[torch.from_numpy(items).to(images.device)]
