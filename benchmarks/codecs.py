@@ -49,10 +49,14 @@ CODECS: dict[str, dict[str, Any]] = {
     "int8, pool 15": {"codec": "int8", "pool": 15},
     "topk:2, pool 15": {"codec": "topk:2", "pool": 15},
     "distances, pool 15": {"codec": "distances", "pool": 15},
+    "int8, pool 2": {"codec": "int8", "pool": 2},
+    "int8, pool 5": {"codec": "int8", "pool": 5},
+    "int8, pool 10": {"codec": "int8", "pool": 10},
     "int8, pool 60": {"codec": "int8", "pool": 60},
     "int8, pool 100": {"codec": "int8", "pool": 100},
     "distances, pool 60": {"codec": "distances", "pool": 60},
     "int8, pool 60, decay, calibrated": {"codec": "int8", "pool": 60},
+    "int8, pool 15, half hard": {"codec": "int8", "pool": 15},
     "int8, pool 60, half hard": {"codec": "int8", "pool": 60},
     "hard": {"codec": "none"},
 }
@@ -64,6 +68,7 @@ def schedules(epochs: int) -> dict[str, Schedule]:
     return {
         "distances, matched": Schedule(objective="match"),
         "int8, pool 60, decay, calibrated": Schedule(decay="step", calibrate=True),
+        "int8, pool 15, half hard": Schedule(hard_epochs=epochs // 2),
         "int8, pool 60, half hard": Schedule(hard_epochs=epochs // 2),
     }
 

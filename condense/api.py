@@ -18,7 +18,7 @@ from condense.console import drawn
 from condense.data import Data
 from condense.device import Compute, gpus_of, resolve
 from condense.engine.store import Store, default_store
-from condense.evaluation.results import Result
+from condense.evaluation.results import Evaluation
 from condense.evaluation.student import StudentRecipe
 from condense.exchange import imports
 from condense.pipeline import Context, DataRequest, TrainOutcome
@@ -172,6 +172,7 @@ def evaluate(
     students: Sequence[str] = ("convnet3-bn",),
     seeds: int | None = None,
     targets: Sequence[str] | None = None,
+    tracks: Sequence[str] = (),
     against: Sequence[str] = ("random",),
     data: Source | None = None,
     teachers: Sequence[Path | str] = (),
@@ -180,7 +181,7 @@ def evaluate(
     quick: bool = False,
     machine: Machine = Machine(),
     quiet: bool = False,
-) -> list[Result]:
+) -> Evaluation:
     """Train fresh networks on sets and on what they are compared with; one result per student.
 
     ``condense.report.rows_of`` and ``show`` make the table of them. See :func:`condense.pipeline.evaluate`.
@@ -192,10 +193,11 @@ def evaluate(
             students=students,
             seeds=seeds,
             targets=targets,
+            tracks=tracks,
             against=against,
             data=_request(data),
             teachers=_paths(teachers),
-            student=from_mapping(StudentRecipe, settings or {}, "student"),
+            student=from_mapping(StudentRecipe, settings, "student") if settings else None,
             results=_path(results),
             quick=quick,
         )

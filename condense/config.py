@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from condense.errors import ConfigError, suggest
 
-__all__ = ["from_mapping", "merge", "parse_assignments", "read_yaml", "to_mapping"]
+__all__ = ["LATER", "from_mapping", "identity", "merge", "parse_assignments", "read_yaml", "to_mapping"]
 
 T = TypeVar("T")
 
@@ -47,18 +47,43 @@ def _refuse_unknown(cls: type[Any], values: Mapping[str, Any], where: str) -> No
                 _refuse_unknown(inner, value, f"{prefix}{key}")
 
 
+LATER = {"later": True}
+"""Metadata of a field that came after results had been named without it; see :func:`identity`."""
+
+
 def to_mapping(config: Any) -> dict[str, Any]:
     """The dataclass as plain JSON values (tuples become lists), the inverse of :func:`from_mapping`."""
-    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config) if field.init}
+    return _mapping(config, whole=True)
 
 
-def _plain(value: Any) -> Any:
+def identity(config: Any) -> dict[str, Any]:
+    """What a config is called in the names of results: :func:`to_mapping` without :data:`LATER` fields at defaults.
+
+    So what was made before a setting existed keeps its name, and is found again. :func:`from_mapping` takes it, too.
+    """
+    return _mapping(config, whole=False)
+
+
+def _mapping(config: Any, *, whole: bool) -> dict[str, Any]:
+    fields = [field for field in dataclasses.fields(config) if field.init]
+    return {
+        field.name: _plain(getattr(config, field.name), whole=whole)
+        for field in fields
+        if whole or not field.metadata.get("later") or getattr(config, field.name) != _default(field)
+    }
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _plain(value: Any, *, whole: bool) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_mapping(value)
+        return _mapping(value, whole=whole)
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [_plain(item, whole=whole) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, whole=whole) for key, item in value.items()}
     if isinstance(value, Path):
         return str(value)
     return value

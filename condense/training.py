@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
@@ -20,15 +20,31 @@ from torch import Tensor, nn
 
 from condense import seeding
 from condense.checkpoint import Checkpoint, NoCheckpoint
+from condense.config import LATER
 from condense.data.pixels import normalise, to_pixels
 from condense.data.spec import DatasetSpec
 from condense.device import Compute
 from condense.errors import ConfigError, MethodError
 from condense.progress import Report, silent
 
-__all__ = ["Batch", "Batches", "Listener", "Loss", "OptimConfig", "TrainRecord", "accuracy", "fit", "predict"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Diverged",
+    "Listener",
+    "Loss",
+    "OptimConfig",
+    "TrainRecord",
+    "accuracy",
+    "fit",
+    "predict",
+]
 
 REPORT_EVERY_S = 1.0  # reading the loss waits for the device, so it is read once a second and not once a step
+
+
+class Diverged(MethodError):
+    """A training whose loss was not finite: as reproducible as one that went well."""
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -63,7 +79,7 @@ class Listener(Protocol):
 
 
 Optimiser = Literal["sgd", "adamw"]
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant", "step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +88,8 @@ class OptimConfig:
 
     ``momentum`` and ``nesterov`` are for SGD; AdamW has betas (0.9, 0.999). ``decay_norms=False`` keeps weight decay
     off parameters with one dimension (biases, norms). The learning rate rises linearly over ``warmup_steps`` and then
-    stays (constant) or follows half a cosine that would reach 0 one step after the last (cosine).
+    stays (constant), follows half a cosine that would reach 0 one step after the last (cosine), or is multiplied by
+    ``factor`` at each of ``milestones``, fractions of the run (step).
     """
 
     optimizer: Optimiser = "sgd"
@@ -83,6 +100,8 @@ class OptimConfig:
     decay_norms: bool = True
     schedule: Schedule = "cosine"
     warmup_steps: int = 0
+    milestones: tuple[float, ...] = field(default=(0.5,), metadata=LATER)
+    factor: float = field(default=0.1, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.optimizer not in get_args(Optimiser):
@@ -97,6 +116,10 @@ class OptimConfig:
             raise ConfigError("nesterov needs a momentum above 0; set nesterov to false or raise momentum")
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"weight_decay must be at least 0 and finite, got {self.weight_decay}")
+        if not all(0 < milestone < 1 for milestone in self.milestones):
+            raise ConfigError(f"milestones are {self.milestones}; expected fractions of the run, between 0 and 1")
+        if not 0 < self.factor < math.inf:
+            raise ConfigError(f"factor must be above 0 and finite, got {self.factor}")
         if self.warmup_steps < 0:
             raise ConfigError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
 
@@ -106,6 +129,8 @@ class OptimConfig:
             return self.lr * (step + 1) / self.warmup_steps
         if self.schedule == "constant":
             return self.lr
+        if self.schedule == "step":
+            return self.lr * self.factor ** sum(step >= round(milestone * total) for milestone in self.milestones)
         done = (step - self.warmup_steps) / (total - self.warmup_steps)
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
@@ -136,7 +161,7 @@ def fit(
     """Train ``network`` in place for ``epochs`` x ``steps_per_epoch`` steps; modules keep the mode they had.
 
     Convolutions run under ``compute.autocast()``, the loss and the weights in float32 (or the network's wider type).
-    With a checkpoint that holds a state the run goes on from there, bit by bit. Raises :class:`MethodError` with
+    With a checkpoint that holds a state the run goes on from there, bit by bit. Raises :class:`Diverged` with
     ``name`` and the step when a loss was not finite; such a state is never saved.
     """
     if epochs < 1 or steps_per_epoch < 1:
@@ -197,7 +222,7 @@ class _Run:
     def check_finite(self, name: str) -> None:
         bad = torch.nonzero(~torch.isfinite(self.losses[: self.step]))
         if len(bad):
-            raise MethodError(
+            raise Diverged(
                 f"{name} diverged: the loss of step {int(bad[0]) + 1} of {self.total} is not finite; "
                 f"lower the learning rate (it is {self.optim.lr:g}) or use precision float32"
             )

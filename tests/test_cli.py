@@ -83,6 +83,7 @@ def test_every_command_has_help_with_an_example(words: tuple[str, ...]) -> None:
 def test_the_commands_are_these() -> None:
     assert sorted(" ".join(words) for words in commands()) == [
         "",
+        "compare",
         "data",
         "data list",
         "data show",
@@ -98,6 +99,7 @@ def test_the_commands_are_these() -> None:
         "pack",
         "plan",
         "relabel",
+        "repro",
         "status",
         "store",
         "store gc",
@@ -107,6 +109,7 @@ def test_the_commands_are_these() -> None:
         "teacher import",
         "teacher show",
         "teacher train",
+        "tracks",
         "train",
         "unpack",
         "verify",

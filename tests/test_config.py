@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from condense.config import from_mapping, merge, parse_assignments, read_yaml, to_mapping
+from condense.config import LATER, from_mapping, identity, merge, parse_assignments, read_yaml, to_mapping
 from condense.errors import ConfigError
 
 
@@ -81,3 +81,17 @@ def test_yaml_never_runs_code(tmp_path: Path) -> None:
         read_yaml(path)
     with pytest.raises(ConfigError, match="does not exist"):
         read_yaml(tmp_path / "none.yaml")
+
+
+@dataclass(frozen=True)
+class Grown:
+    first: int = 1
+    inner: Inner = field(default_factory=Inner, metadata=LATER)
+    second: int = field(default=2, metadata=LATER)
+
+
+def test_settings_that_came_later_do_not_rename_what_was_there_before() -> None:
+    assert identity(Grown()) == {"first": 1}
+    assert identity(Grown(second=3)) == {"first": 1, "second": 3}
+    assert to_mapping(Grown()) == {"first": 1, "inner": to_mapping(Inner()), "second": 2}
+    assert from_mapping(Grown, identity(Grown(second=3))) == Grown(second=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from condense.errors import CondenseError
 from condense.evaluation.results import Result, config_hash
-from condense.report import draw_grid, markdown, rows_of, show
+from condense.report import comma_separated, draw_grid, markdown, records, rows_of, show, table
 from condense.report.grid import GAP, MAX_CLASSES, spread
 
 CONFIG = {"epochs": 3}
@@ -97,6 +98,37 @@ def test_markdown_has_one_line_per_row_and_the_sentences_below() -> None:
     assert cells[3][8:] == ["78.4 kB", "60 kB"]
     assert len({len(line) for line in lines[:4]}) == 1
     assert lines[-1] == "- cda, resnet20, soft targets: worse than random by 4.3 to 5.6 points"
+
+
+def test_rows_are_compared_with_the_best_coreset_of_their_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "coresets", lambda: {"herding", "k-means"})
+    results = [
+        *RESULTS,
+        *(replace(run, method="herding") for run in study("herding", [0.7, 0.7], [0.7, 0.71])),
+        *(replace(run, method="k-means") for run in study("k-means", [0.76, 0.77], [0.75, 0.76])),
+        *(replace(run, method="herding", targets="hard") for run in study("herding", [0.9])),
+    ]
+    rows = {(row.condition, row.targets): row for row in rows_of(results)}
+    assert {row.coreset for (_, targets), row in rows.items() if targets == "soft"} == {"k-means"}
+    cda = rows["cda", "soft"]
+    assert cda.to_coreset is not None
+    assert cda.to_coreset.mean == pytest.approx(-0.0095)
+    assert cda.statement.endswith("; worse than k-means by 0.3 to 1.6 points, the best coreset")
+    assert rows["k-means", "soft"].to_coreset is None
+    assert rows["herding", "hard"].coreset == "herding"
+
+
+def test_records_hold_what_the_table_shows() -> None:
+    random, cda = records(rows_of(RESULTS))
+    assert cda["accuracy"] == pytest.approx(0.7505)
+    assert (cda["difference_low"], cda["difference_high"]) == pytest.approx((-0.0559, -0.0431), abs=1e-4)
+    assert (cda["difference_verdict"], cda["coreset"], cda["to_coreset"]) == ("worse", "", None)
+    assert (random["difference"], random["sets"], random["students"]) == (None, 2, 2)
+    lines = list(csv.DictReader(io.StringIO(comma_separated(rows_of(RESULTS)))))
+    assert [line["condition"] for line in lines] == ["random", "cda"]
+    assert float(lines[1]["accuracy"]) == pytest.approx(0.7505)
+    assert lines[0]["difference"] == ""
+    assert comma_separated([]) == "\n"
 
 
 def test_one_set_is_marked() -> None:

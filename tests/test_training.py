@@ -274,17 +274,26 @@ def test_diverged_state_is_never_saved() -> None:
     assert checkpoint.held is None
 
 
+def test_the_rate_falls_in_steps() -> None:
+    config = OptimConfig(lr=1.0, schedule="step", milestones=(0.5, 0.75), factor=0.1)
+    assert [config.lr_at(step, 8) for step in range(8)] == pytest.approx([1.0] * 4 + [0.1] * 2 + [0.01] * 2)
+    published = OptimConfig(lr=1.0, schedule="step", milestones=(152 / 301,))
+    assert [published.lr_at(epoch, 301) for epoch in (151, 152)] == pytest.approx([1.0, 0.1])
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"optimizer": "adam"}, "expected one of sgd, adamw"),
-        ({"schedule": "step"}, "expected one of cosine, constant"),
+        ({"schedule": "stairs"}, "expected one of cosine, constant, step"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"lr": float("nan")}, "lr must be above 0"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
         ({"momentum": 0.0}, "nesterov needs"),
         ({"weight_decay": -1.0}, "weight_decay must be"),
         ({"warmup_steps": -1}, "warmup_steps must be"),
+        ({"milestones": (1.0,)}, "milestones are"),
+        ({"factor": 0.0}, "factor must be"),
     ],
 )
 def test_settings_are_checked(values: dict[str, object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands that list and describe: data sets, networks, methods."""
+"""Commands that list and describe: data sets, networks, methods, tracks."""
 
 from __future__ import annotations
 
@@ -83,6 +83,49 @@ def register(app: typer.Typer) -> None:
     app.add_typer(data, name="data")
     app.add_typer(methods, name="methods")
     command(app, "networks")(networks)
+    command(app, "tracks")(tracks)
+
+
+def tracks(
+    images: Images,
+    name: Annotated[str | None, typer.Argument(metavar="TRACK", help="One of those listed without it.")] = None,
+    data: Annotated[str, typer.Option(metavar="NAME", help="For which data set.")] = "fashion-mini",
+    json: AsJson = False,
+) -> None:
+    """List the tracks of `condense evaluate`, or show one of them in full.
+
+    Example: condense tracks hard --data fashion-mnist
+    """
+    from condense.data import open_data
+    from condense.evaluation.tracks import all_tracks, find_track
+
+    spec = open_data(data, **images.values()).spec
+    if name is None:
+        listed = all_tracks(spec)
+        if json:
+            say_json([track.to_dict() for track in listed])
+            return
+        table(["track", "version", "what it is"], [[one.name, str(one.version), one.summary] for one in listed])
+        return
+    track = find_track(name, spec)
+    if json:
+        say_json(track.to_dict())
+        return
+    known = ", ".join(f"{network} {rate:g}" for network, rate in track.known.items())
+    tried = ", ".join(f"{rate:g}" for rate in track.rates)
+    length = f"{track.steps} optimiser steps" if track.steps else f"{track.epochs} epochs"
+    pairs(
+        {
+            "track": track.title,
+            "is": track.summary,
+            "length": length,
+            "learning rate": f"of {tried} the best on held-out images" if tried else f"{track.student.optim.lr:g}",
+            "known rates": known or "none",
+        }
+    )
+    for heading, rows in (("views", settings_of(track.views)), ("student", settings_of(track.student))):
+        say()
+        table([heading, "value", ""], rows)
 
 
 def networks(

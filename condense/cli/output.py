@@ -9,12 +9,17 @@ from typing import Any
 
 import typer
 
-__all__ = ["fail", "pairs", "say", "say_json", "table"]
+__all__ = ["fail", "pairs", "say", "say_json", "table", "warn"]
 
 
 def say(line: str = "") -> None:
     """A line of result."""
     typer.echo(line)
+
+
+def warn(line: str) -> None:
+    """A line on standard error that ends nothing."""
+    typer.echo(line, err=True)
 
 
 def say_json(value: Any) -> None:

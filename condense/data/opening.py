@@ -37,6 +37,8 @@ class DatasetEntry:
     images: str
     files: str
     licence: str = "unknown"
+    mirrors: bool = True
+    """Whether an image that is flipped left to right still shows its class."""
 
 
 DATASETS: dict[str, DatasetEntry] = {
@@ -46,10 +48,10 @@ DATASETS: dict[str, DatasetEntry] = {
     "fashion-mnist": DatasetEntry(
         "articles of clothing", "28x28 grey, 10 classes, 60,000 + 10,000", "data root", "MIT"
     ),
-    "mnist": DatasetEntry("handwritten digits", "28x28 grey, 10 classes, 60,000 + 10,000", "data root"),
+    "mnist": DatasetEntry("handwritten digits", "28x28 grey, 10 classes, 60,000 + 10,000", "data root", mirrors=False),
     "cifar10": DatasetEntry("animals and vehicles", "32x32 colour, 10 classes, 50,000 + 10,000", "data root"),
     "cifar100": DatasetEntry("things of 100 kinds", "32x32 colour, 100 classes, 50,000 + 10,000", "data root"),
-    "svhn": DatasetEntry("house numbers", "32x32 colour, 10 classes, 73,257 + 26,032", "data root"),
+    "svhn": DatasetEntry("house numbers", "32x32 colour, 10 classes, 73,257 + 26,032", "data root", mirrors=False),
     "imagefolder:PATH": DatasetEntry("a folder of images per class", "8 to 224 pixels, any classes", "PATH"),
     "module:callable": DatasetEntry("what a function of yours returns", "8 to 224 pixels, any classes", "yours"),
 }

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from condense.config import to_mapping
+from condense.config import identity
 from condense.data.spec import Data
 from condense.dataset import DistilledDataset
 from condense.device import Compute
@@ -99,7 +99,7 @@ def resolved_config(dataset: DistilledDataset, recipe: StudentRecipe) -> dict[st
     """What results must have in common to be compared: the recipe with its number of epochs, the views, the steps."""
     epochs = recipe.total_epochs(dataset.epochs)
     return {
-        "recipe": to_mapping(replace(recipe, epochs=epochs)),
+        "recipe": identity(replace(recipe, epochs=epochs)),
         "views": dataset.views.to_dict(),
         "view_version": VIEW_VERSION,
         "steps": epochs * dataset.plan(0).n_steps,

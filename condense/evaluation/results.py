@@ -9,18 +9,28 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 
 from condense.errors import CondenseError
 from condense.files import canonical_json, disk_errors
 
-__all__ = ["Result", "ResultError", "append_result", "config_hash", "read_results", "versions"]
+__all__ = [
+    "Evaluation",
+    "Failure",
+    "RateSearch",
+    "Result",
+    "ResultError",
+    "append_result",
+    "config_hash",
+    "read_results",
+    "versions",
+]
 
 RESULT_FORMAT = 1
 
@@ -66,6 +76,8 @@ class Result:
     seconds: float
     peak_memory: int
     """Bytes, see :func:`peak_memory`."""
+    track: str = ""
+    """Name and version of the track, see :mod:`condense.evaluation.tracks`; empty where there was none."""
     format: int = RESULT_FORMAT
 
     def __post_init__(self) -> None:
@@ -99,8 +111,10 @@ class Result:
             raise ResultError("it is not JSON") from None
         if not isinstance(values, dict):
             raise ResultError(f"it is a JSON {type(values).__name__}, expected an object")
-        names = {field.name for field in dataclasses.fields(cls)}
-        for what, odd in (("lacks", names - values.keys()), ("has the unknown", values.keys() - names)):
+        fields = dataclasses.fields(cls)
+        names = {field.name for field in fields}
+        needed = {field.name for field in fields if field.default is dataclasses.MISSING} | {"format"}
+        for what, odd in (("lacks", needed - values.keys()), ("has the unknown", values.keys() - names)):
             if odd:
                 raise ResultError(f"it {what} field {', '.join(sorted(odd))}")
         for name, value in values.items():
@@ -116,7 +130,17 @@ def _check_type(name: str, value: object) -> None:
         expected = (dict,)
     elif name == "losses":
         expected = (list,)
-    elif name in ("condition", "method", "data", "set_name", "set_sha256", "student", "targets", "config_sha256"):
+    elif name in (
+        "condition",
+        "method",
+        "data",
+        "set_name",
+        "set_sha256",
+        "student",
+        "targets",
+        "config_sha256",
+        "track",
+    ):
         expected = (str,)
     else:
         expected = (int,)
@@ -124,6 +148,51 @@ def _check_type(name: str, value: object) -> None:
         raise ResultError(f"{name} is {value!r}, expected {expected[-1].__name__}")
     if name == "losses" and isinstance(value, list) and not all(isinstance(loss, int | float) for loss in value):
         raise ResultError("losses holds something else than numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A student that could not be trained to its end: reported, and never part of a mean."""
+
+    condition: str
+    student: str
+    targets: str
+    set_index: int
+    seed: int
+    reason: str
+    track: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.condition}, set {self.set_index}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateSearch:
+    """A learning rate, and the mean accuracies on held-out training images it was chosen by, if it was chosen now."""
+
+    track: str
+    network: str
+    rate: float
+    tried: Mapping[float, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation(Sequence[Result]):
+    """What an evaluation found: a sequence of results, beside the runs that failed and the learning rates."""
+
+    results: tuple[Result, ...]
+    failures: tuple[Failure, ...] = ()
+    rates: tuple[RateSearch, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Result, ...]: ...
+    def __getitem__(self, index: int | slice) -> Result | tuple[Result, ...]:
+        return self.results[index]
 
 
 def append_result(path: Path, result: Result) -> None:

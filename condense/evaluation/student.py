@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from condense.checkpoint import Checkpoint, NoCheckpoint
+from condense.config import LATER
 from condense.data.spec import Data, DatasetSpec
 from condense.dataset import DistilledDataset, Targets
 from condense.device import Compute
@@ -26,10 +27,12 @@ from condense.evaluation.objective import Schedule, calibrated, match_loss, smoo
 from condense.labels.relabel import TeacherBN
 from condense.networks import build
 from condense.progress import Report, silent
-from condense.seeding import key
+from condense.seeding import generator, key
 from condense.shards.errors import NoLabels
 from condense.teachers import Teacher, check_teacher
 from condense.training import Batch, Batches, Loss, OptimConfig, TrainRecord, accuracy, fit, predict
+from condense.views.augment import AUGMENTS, Augment, augment
+from condense.views.config import check_choice
 
 __all__ = ["StudentRecipe", "evaluate_student", "train_on_real", "train_student"]
 
@@ -46,7 +49,8 @@ class StudentRecipe:
     cross-entropy, both on the same views. ``squared_temperature`` multiplies the soft loss by the temperature squared
     (Hinton et al., arXiv 1503.02531); SRe2L (arXiv 2306.13092) does not, which AdamW hardly notices and SGD does.
     ``schedule`` says how soft targets are used over the epochs. ``epochs``: passes over the plan's views; None for each
-    labelled epoch once (and the hard epochs of the schedule), more begin again with the first.
+    labelled epoch once (and the hard epochs of the schedule), more begin again with the first. ``augment`` changes the
+    views of hard targets once more, see :mod:`condense.views.augment`.
     """
 
     network: str = "resnet20"
@@ -56,8 +60,12 @@ class StudentRecipe:
     schedule: Schedule = field(default_factory=Schedule)
     optim: OptimConfig = field(default_factory=_optim)
     epochs: int | None = None
+    augment: Augment = field(default="none", metadata=LATER)
 
     def __post_init__(self) -> None:
+        check_choice("augment", self.augment, AUGMENTS)
+        if self.augment != "none" and self.targets != "hard":
+            raise ConfigError(f"augment {self.augment} changes views that labels were made for; take hard targets")
         if self.targets not in get_args(Targets):
             raise ConfigError(f'targets is "{self.targets}"; expected one of {", ".join(get_args(Targets))}')
         if not 0 < self.temperature < math.inf:
@@ -94,7 +102,7 @@ def train_student(
 
     Its initial weights depend on (``seed``, ``set_index``) only: students of different sets are independent, and the
     same for every condition, so that conditions can be compared pair by pair. Raises :class:`NetworkError` for a
-    network that cannot take the images, :class:`MethodError` naming the run and the step when the loss is not finite.
+    network that cannot take the images, :class:`Diverged` naming the run and the step when the loss is not finite.
     """
     epochs, schedule = recipe.total_epochs(dataset.epochs), recipe.schedule
     is_soft = recipe.targets == "soft"
@@ -205,7 +213,9 @@ def _train(
     guide = Guide(recipe, epochs, compute.torch_device)
     record = fit(
         network,
-        hard if recipe.targets == "hard" else guide.over(soft, hard),
+        augmented(hard, recipe.augment, spec, key(seed, "augment", set_index))
+        if recipe.targets == "hard"
+        else guide.over(soft, hard),
         functional.cross_entropy,
         recipe.optim,
         epochs=epochs,
@@ -217,6 +227,20 @@ def _train(
         listener=guide if recipe.schedule.calibrate else None,
     )
     return network, record
+
+
+def augmented(batches: Batches, kind: Augment, spec: DatasetSpec, seed: int) -> Batches:
+    """The same batches with their images changed, each by draws of its own."""
+    if kind == "none":
+        return batches
+
+    def changed(epoch: int, first_step: int) -> Iterator[Batch]:
+        for step, batch in enumerate(batches(epoch, first_step), start=first_step):
+            mean, std = (batch.images.new_tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
+            draws = generator(seed, "step", epoch, step)
+            yield batch._replace(images=augment(kind, batch.images, mean, std, draws))
+
+    return changed
 
 
 class Guide:

@@ -6,12 +6,14 @@ not computed again, so every function here can be called again after an interrup
 
 from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.estimate import Estimate, estimate
+from condense.pipeline.repro import Agreement, repro, write_recipe
 from condense.pipeline.request import Request, resolve
 from condense.pipeline.sets import distill, relabel
 from condense.pipeline.students import TrainOutcome, evaluate, train
 from condense.pipeline.teachers import import_teacher, train_teacher
 
 __all__ = [
+    "Agreement",
     "Context",
     "DataRequest",
     "Estimate",
@@ -22,7 +24,9 @@ __all__ = [
     "evaluate",
     "import_teacher",
     "relabel",
+    "repro",
     "resolve",
     "train",
     "train_teacher",
+    "write_recipe",
 ]

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from condense.config import to_mapping
+from condense.config import identity
 from condense.data import DATASETS, Data, DatasetSpec
 from condense.engine.job import Job
 from condense.engine.run import Finished, Plan, run
@@ -18,6 +18,7 @@ from condense.labels.relabel import LabelConfig
 from condense.methods.base import Method, SynthesisJob
 from condense.pipeline.context import Context, DataRequest, spec_digest
 from condense.pipeline.request import Request
+from condense.shards import SetInfo
 from condense.teachers.recipe import TeacherRecipe
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "labels_job",
     "licence_of",
     "name_of",
+    "relabelled_job",
     "set_hash",
     "set_jobs",
     "shareable",
@@ -40,7 +42,7 @@ def common_of(request: DataRequest, data: Data) -> dict[str, Any]:
 
 def teacher_job(request: DataRequest, data: Data, recipe: TeacherRecipe, context: Context) -> Job:
     """A teacher to be trained."""
-    config = {"recipe": to_mapping(recipe), "compute": context.compute.identity()}
+    config = {"recipe": identity(recipe), "compute": context.compute.identity()}
     return Job("teacher", config, title=f"teacher {recipe.network}", **common_of(request, data))
 
 
@@ -52,11 +54,18 @@ def set_jobs(
     *,
     name: str,
     indices: Sequence[int] | None = None,
+    labellers: tuple[Job, ...] | None = None,
 ) -> list[Job]:
-    """One job per set (numbers ``indices``, by default all of the request); below it rows -> images -> labels."""
+    """One job per set (numbers ``indices``, by default all of the request); below it rows -> images -> labels.
+
+    ``labellers``: the teachers that label, if not all of ``teachers``.
+    """
     common = common_of(request.data, context.data(request.data))
+    makers = teachers if labellers is None else labellers
     return [
-        set_job(request, spec, context, teachers, common, index, name if request.sets == 1 else f"{name}-{index}")
+        set_job(
+            request, spec, context, teachers, makers, common, index, name if request.sets == 1 else f"{name}-{index}"
+        )
         for index in (range(request.sets) if indices is None else indices)
     ]
 
@@ -66,6 +75,7 @@ def set_job(
     spec: DatasetSpec,
     context: Context,
     teachers: tuple[Job, ...],
+    labellers: tuple[Job, ...],
     common: Mapping[str, Any],
     index: int,
     name: str,
@@ -78,14 +88,14 @@ def set_job(
         for job in rows_jobs(method, block, context, teachers, common)
     )
     images = Job("images", {"ipc": request.ipc}, inputs=blocks, title=f"images of set {index}", **common)
-    labels = labels_job(request.labels, images, teachers, context, common, title=f"labels of set {index}")
+    labels = labels_job(request.labels, images, labellers, context, common, title=f"labels of set {index}")
     info = {
         "name": name,
         "method": {"name": method.name, "revision": method.revision},
         "config": {
             "ipc": request.ipc,
-            "settings": to_mapping(method.config),
-            "labels": to_mapping(request.labels),
+            "settings": identity(method.config),
+            "labels": identity(request.labels),
             "data": shareable(request.data, spec),
             "blocks": [job.config["slots"] for job in blocks],
         },
@@ -93,7 +103,7 @@ def set_job(
         "contains_real_images": method.contains_real_images,
         "licence": licence_of(request.data.name),
     }
-    return Job("set", {"info": info}, inputs=(images, labels, *teachers), title=f"set {index}", **common)
+    return Job("set", {"info": info}, inputs=(images, labels, *labellers), title=f"set {index}", **common)
 
 
 def rows_jobs(
@@ -105,7 +115,7 @@ def rows_jobs(
         "rows",
         {
             "method": method.name,
-            "settings": to_mapping(method.config),
+            "settings": identity(method.config),
             "set_index": block.set_index,
             "seed": block.seed,
             "slots": list(slots),
@@ -136,8 +146,26 @@ def labels_job(
     title: str = "labels",
 ) -> Job:
     """Labels of the images of one job."""
-    config = {"labels": to_mapping(labels), "compute": context.compute.identity()}
+    config = {"labels": identity(labels), "compute": context.compute.identity()}
     return Job("labels", config, inputs=(images, *teachers), title=title, **common)
+
+
+def relabelled_job(
+    path: Path, info: SetInfo, labels: LabelConfig, teachers: tuple[Job, ...], context: Context, request: DataRequest
+) -> Job:
+    """The images of a set on disk with new labels, as a set."""
+    common = common_of(request, context.data(request))
+    images = Job("supplied-images", {"sha256": set_hash(path)}, where={"folder": str(path)}, title="images")
+    labelled = labels_job(labels, images, teachers, context, common)
+    known = {
+        "name": info.name,
+        "method": dict(info.method),
+        "config": {**info.config, "labels": identity(labels)},
+        "seeds": dict(info.seeds),
+        "contains_real_images": info.contains_real_images,
+        "licence": info.licence,
+    }
+    return Job("set", {"info": known}, inputs=(images, labelled, *teachers), title="set", **common)
 
 
 def student_job(
@@ -150,15 +178,21 @@ def student_job(
     *,
     weights: bool = False,
     teachers: tuple[Job, ...] = (),
+    held_out: Mapping[str, float] | None = None,
 ) -> Job:
-    """A student of a set on disk; measured if there is a data set. ``teachers``: those that it asks for labels."""
+    """A student of a set on disk; measured if there is a data set. ``teachers``: those that it asks for labels.
+
+    ``held_out``: the ``fraction`` and ``seed`` of :func:`condense.data.holdout` that say which training images it is
+    measured on, instead of the test images.
+    """
     config = {
-        "recipe": to_mapping(recipe),
+        "recipe": identity(recipe),
         "seed": seed,
         "set_index": set_index,
         "weights": weights,
         "measured": data is not None,
         "compute": context.compute.identity(),
+        **({"held_out": dict(held_out)} if held_out else {}),
     }
     where: dict[str, Any] = {"set": str(path)}
     sources: tuple[str, ...] = (set_hash(path),)

@@ -14,7 +14,7 @@ from condense.evaluation.student import check_same_data
 from condense.labels.relabel import LabelConfig
 from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.estimate import explain
-from condense.pipeline.plans import common_of, labels_job, name_of, run_all, set_hash, set_jobs
+from condense.pipeline.plans import name_of, relabelled_job, run_all, set_jobs
 from condense.pipeline.publish import publish, refuse_other_files, refuse_other_set
 from condense.pipeline.request import Request, request_of
 from condense.pipeline.teachers import check_made, given_teachers, stored_teachers, teacher_jobs
@@ -79,18 +79,7 @@ def relabel(
     opened = context.data(request)
     check_same_data(dataset.spec, opened.spec)
     makers = given_teachers(opened.spec, teachers) if teachers else stored_teachers(dataset.info, context)
-    common = common_of(request, opened)
-    images = Job("supplied-images", {"sha256": set_hash(path)}, where={"folder": str(path)}, title="images")
-    labelled = labels_job(labels, images, makers, context, common)
-    info = {
-        "name": dataset.info.name,
-        "method": dict(dataset.info.method),
-        "config": {**dataset.info.config, "labels": to_mapping(labels)},
-        "seeds": dict(dataset.info.seeds),
-        "contains_real_images": dataset.info.contains_real_images,
-        "licence": dataset.info.licence,
-    }
-    job = Job("set", {"info": info}, inputs=(images, labelled, *makers), title="set", **common)
+    job = relabelled_job(path, dataset.info, labels, makers, context, request)
     refuse_other_files(out)
     refuse_other_set(out, job)
     publish(run_all(lambda: [job], context, out=[out])[0], out)

@@ -6,7 +6,7 @@ Workers put the parts together; they hold no algorithm. What they write is the s
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,24 @@ from safetensors.torch import save_file
 from torch import nn
 
 from condense.config import from_mapping
-from condense.data import DatasetSpec
+from condense.data import Data, DatasetSpec, Split, holdout
 from condense.dataset import load
 from condense.engine.job import Task
 from condense.engine.perform import Desk
 from condense.evaluation.measure import measure_real, measure_set
-from condense.evaluation.results import Result
+from condense.evaluation.results import Failure
 from condense.evaluation.student import StudentRecipe, train_on_real, train_student
 from condense.files import canonical_json
 from condense.labels import LabelConfig, make_logits, store_labels
 from condense.methods import METHODS
 from condense.methods.base import Rows, SynthesisJob
 from condense.pipeline.context import Context
+from condense.pipeline.results import keep_failure, keep_result
 from condense.shards import SetInfo, image_name, read_image_files, shard_slices, write_images
 from condense.shards import write_set as finish_set
 from condense.teachers import save_teacher
 from condense.teachers.recipe import TeacherRecipe, train_teacher
+from condense.training import Diverged
 
 __all__ = ["WORKERS", "read_rows", "write_rows"]
 
@@ -170,19 +172,31 @@ def student(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> 
         "seed": job.config["seed"],
         "set_index": job.config["set_index"],
     }
-    network, record = train_student(
-        dataset,
-        recipe,
-        **common,
-        compute=context.compute,
-        report=desk.report,
-        checkpoint=desk.checkpoint,
-    )
+    try:
+        network, record = train_student(
+            dataset,
+            recipe,
+            **common,
+            compute=context.compute,
+            report=desk.report,
+            checkpoint=desk.checkpoint,
+        )
+    except Diverged as error:
+        keep_failure(desk.folder, failure_of(str(dataset.info.method["name"]), recipe, job, error))
+        return
     if "data" in job.where:
-        data = context.data_of(job)
+        data = held_out(context.data_of(job), job.config.get("held_out"))
         keep_result(desk.folder, measure_set(network, record, dataset, data, recipe, **common, compute=context.compute))
     if job.config["weights"]:
         save_network(desk.folder / "model.safetensors", network, dataset.spec, recipe.network)
+
+
+def held_out(data: Data, part: Mapping[str, Any] | None) -> Data:
+    """The data set with that part of its training images in the place of the test images, if there is a part."""
+    if part is None:
+        return data
+    _, held = holdout(data.train.labels, part["fraction"], part["seed"])
+    return replace(data, test=Split(data.train.images[held], data.train.labels[held]))
 
 
 def student_on_real(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
@@ -196,21 +210,31 @@ def student_on_real(job: Task, inputs: Sequence[Path], desk: Desk, context: Cont
         "set_index": job.config["set_index"],
         "compute": context.compute,
     }
-    network, record = train_on_real(
-        data,
-        like,
-        recipe,
-        teacher_bn=job.config["teacher_bn"],
-        report=desk.report,
-        checkpoint=desk.checkpoint,
-        **common,
-    )
+    try:
+        network, record = train_on_real(
+            data,
+            like,
+            recipe,
+            teacher_bn=job.config["teacher_bn"],
+            report=desk.report,
+            checkpoint=desk.checkpoint,
+            **common,
+        )
+    except Diverged as error:
+        keep_failure(desk.folder, failure_of("whole-data", recipe, job, error))
+        return
     keep_result(desk.folder, measure_real(network, record, like, data, recipe, **common))
 
 
-def keep_result(folder: Path, result: Result) -> None:
-    """Write ``result.json``, without seconds and memory: the artefact is the same bytes wherever it was made."""
-    (folder / "result.json").write_text(replace(result, seconds=0.0, peak_memory=0).to_json() + "\n")
+def failure_of(condition: str, recipe: StudentRecipe, job: Task, error: Diverged) -> Failure:
+    return Failure(
+        condition=condition,
+        student=recipe.network,
+        targets=recipe.targets,
+        set_index=job.config["set_index"],
+        seed=job.config["seed"],
+        reason=str(error),
+    )
 
 
 def save_network(path: Path, network: nn.Module, spec: DatasetSpec, name: str) -> None:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from condense.report.grid import draw_grid
-from condense.report.table import Row, markdown, rows_of, show
+from condense.report.table import Row, comma_separated, markdown, records, rows_of, show
 
-__all__ = ["Row", "draw_grid", "markdown", "rows_of", "show"]
+__all__ = ["Row", "comma_separated", "draw_grid", "markdown", "records", "rows_of", "show"]

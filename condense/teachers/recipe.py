@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from condense.checkpoint import Checkpoint, NoCheckpoint
-from condense.config import to_mapping
+from condense.config import identity
 from condense.data.pixels import normalise, to_pixels
 from condense.data.spec import Data, DatasetSpec
 from condense.data.split import holdout
@@ -114,7 +114,7 @@ def train_teacher(
         accuracy_heldout=accuracy_heldout,
         accuracy_test=accuracy_test,
         epochs=epochs,
-        recipe=to_mapping(recipe),
+        recipe=identity(recipe),
         origin="trained",
         weights_sha256=weights_sha256(network),
     )

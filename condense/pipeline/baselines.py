@@ -1,0 +1,101 @@
+"""What sets are compared with: chosen real images with the same labels, and all real images in the same steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from condense.config import identity
+from condense.data import Data
+from condense.dataset import load
+from condense.engine.job import Job
+from condense.errors import ConfigError, suggest
+from condense.evaluation.student import StudentRecipe
+from condense.labels.relabel import LabelConfig
+from condense.methods import METHODS
+from condense.pipeline.context import Context, DataRequest
+from condense.pipeline.given import Given
+from condense.pipeline.plans import common_of, run_all, set_jobs
+from condense.pipeline.request import Request
+from condense.teachers.recipe import TeacherRecipe
+
+__all__ = ["WHOLE", "baselines", "check_against", "chosen_sets", "need_teachers", "real_job"]
+
+WHOLE = "whole"
+"""All training images, in as many steps."""
+
+
+def baselines() -> list[str]:
+    """What sets can be compared with: the methods that choose real images, and :data:`WHOLE`."""
+    return [name for name in METHODS if chooses(name)] + [WHOLE]
+
+
+def chooses(name: str) -> bool:
+    """Whether a method does nothing but choose real images."""
+    method = METHODS[name](METHODS[name].Config())
+    return method.contains_real_images and method.optimisation_steps == 0
+
+
+def check_against(names: Sequence[str]) -> None:
+    """Raises :class:`ConfigError` for what nothing can be compared with."""
+    known = baselines()
+    for name in names:
+        if name not in known:
+            raise ConfigError(f'--against is "{name}"; {suggest(name, known)}')
+
+
+def need_teachers(names: Sequence[str]) -> bool:
+    """Whether choosing takes a teacher."""
+    return any(METHODS[name](METHODS[name].Config()).needs.teachers != "none" for name in names if name != WHOLE)
+
+
+def chosen_sets(
+    name: str,
+    given: Sequence[Given],
+    labels: Callable[[Given], LabelConfig],
+    request: DataRequest,
+    data: Data,
+    context: Context,
+    teachers: tuple[Job, ...],
+    labellers: tuple[Job, ...] | None = None,
+) -> list[Given]:
+    """One set of real images chosen by method ``name`` for each set number, size and seed of the given sets.
+
+    ``labels``: how the one beside a given set is labelled, by ``labellers`` if not by all ``teachers``.
+    """
+    method = METHODS[name](METHODS[name].Config())
+    wanted = {(one.ipc, one.index, one.root): one for one in given if one.method != name}
+    jobs = []
+    for (ipc, index, root), one in wanted.items():
+        method.check(data.spec, ipc)
+        like = Request(
+            data=request, method=method, ipc=ipc, sets=1, seed=root, teacher=TeacherRecipe(), labels=labels(one)
+        )
+        jobs += set_jobs(like, data.spec, context, teachers, name=name, indices=[index], labellers=labellers)
+    return [
+        Given(folder, load(folder), index)
+        for folder, (_, index, _) in zip(run_all(lambda: jobs, context), wanted, strict=True)
+    ]
+
+
+def real_job(
+    like: Given, recipe: StudentRecipe, seed: int, context: Context, request: DataRequest, teachers: tuple[Job, ...]
+) -> Job:
+    """A student of all training images, in as many steps as a student of ``like``."""
+    common = common_of(request, context.data(request))
+    steps = {"views": like.dataset.views.to_dict(), "items": len(like.dataset), "epochs": like.dataset.epochs}
+    config = {
+        "recipe": identity(recipe),
+        "seed": seed,
+        "set_index": like.index,
+        "like": {**steps, "seed": like.labels.seed},
+        "teacher_bn": like.labels.teacher_bn,
+        "compute": context.compute.identity(),
+    }
+    return Job(
+        "student-on-real",
+        config,
+        sources=common["sources"],
+        inputs=teachers if recipe.targets == "soft" else (),
+        where={**common["where"], "set": str(like.path)},
+        title=f"student {recipe.network} on all data, set {like.index}, seed {seed}, {recipe.targets} targets",
+    )
