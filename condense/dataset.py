@@ -16,6 +16,7 @@ from condense.data.pixels import to_pixels
 from condense.data.spec import DatasetSpec
 from condense.errors import ConfigError, suggest
 from condense.labels import LabelConfig, seen_by_item
+from condense.labels.relabel import Draw
 from condense.shards.codecs import CODECS, Codec, Seen, spell
 from condense.shards.errors import BadStructure, ForeignLabels, NoLabels, UnknownVersion
 from condense.shards.read import LabelFile, Level, read_set
@@ -159,7 +160,7 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
             seed=held.seed,
             codec=spell(held.codec, held.settings),
             pool=-(-held.epochs // held.pool),
-            draw="with" if held.draw == "with" else "without",
+            draw=next((kind for kind in get_args(Draw) if kind == held.draw), "without"),
             teacher_bn="batch" if held.teacher_bn == "batch" else "eval",
         )
 

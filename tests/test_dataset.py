@@ -289,7 +289,7 @@ def test_views_are_those_of_the_labels(folder: Path) -> None:
     assert load(folder).views == VIEWS
 
 
-@pytest.mark.parametrize("draw", ["with", "without"])
+@pytest.mark.parametrize("draw", ["with", "without", "shuffled"])
 def test_a_pool_lends_whole_steps(tmp_path: Path, draw: str) -> None:
     """Every step of every epoch is one of the pool, with its images and its labels; the pool is used up evenly."""
     pooled = load(make(tmp_path / "pooled", epochs=200, draw=draw))
@@ -307,7 +307,7 @@ def test_a_pool_lends_whole_steps(tmp_path: Path, draw: str) -> None:
                 assert torch.equal(getattr(batch, name), getattr(stored, name))
             assert batch.groups == stored.groups
     assert set(used) == set(pool)
-    assert max(used.values()) < 1.5 * min(used.values())
+    assert max(used.values()) <= (1 if draw == "shuffled" else 0.5 * min(used.values())) + min(used.values())
     (last,) = list(pooled.epoch(7))[1:]
     (again,) = pooled.epoch(7, first_step=1)
     assert torch.equal(last.items, again.items)

@@ -25,6 +25,7 @@ from condense.views import VIEW_VERSION, EpochPlan, ViewConfig, plan
 from condense.views import boxes as boxes_module
 from condense.views.boxes import quantile, resized_boxes
 from condense.views.config import BETA_ALPHAS
+from condense.views.plan import draw_steps
 from condense.views.render import crop_flip, render
 from condense.views.resample import by_lines, by_products
 
@@ -321,6 +322,25 @@ def test_settings_survive_json_and_unknown_ones_are_refused() -> None:
 def test_an_empty_plan_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least one item"):
         plan(ViewConfig(), 0, 0, 0, 8, 8)
+
+
+@pytest.mark.parametrize("draw", ["with", "without", "shuffled"])
+def test_steps_are_drawn_from_a_pool_by_the_specification(draw: str) -> None:
+    pool, n_steps, seed = 3, 4, 9
+    drawn = [draw_steps(draw, pool, seed, epoch, n_steps) for epoch in range(10)]
+    numbers = [(steps[:, 0] * n_steps + steps[:, 1]).tolist() for steps in drawn]
+    words = [seeding.raw(pool * n_steps, seed, "view-pool", number) for number in range(10)]
+    orders = [sorted(range(pool * n_steps), key=lambda at: (words[number][at], at)) for number in range(10)]
+    row = [number for order in orders for number in order]
+    for epoch, found in enumerate(numbers):
+        if draw == "with":
+            few = seeding.raw(n_steps, seed, "view-pool", epoch)
+            assert found == [((int(word) >> 32) * pool * n_steps) >> 32 for word in few]
+        else:
+            start = epoch * n_steps
+            assert found == (orders[epoch][:n_steps] if draw == "without" else row[start : start + n_steps])
+    if draw == "shuffled":
+        assert sorted(sum(numbers[:3], [])) == list(range(12))
 
 
 # Rendering

@@ -35,6 +35,7 @@ from condense.views.render import render
 __all__ = ["LabelConfig", "make_logits"]
 
 TeacherBN = Literal["eval", "batch"]
+Draw = Literal["with", "without", "shuffled"]
 
 
 def _views() -> ViewConfig:
@@ -47,8 +48,9 @@ class LabelConfig:
 
     ``codec``: one of :data:`condense.shards.CODECS`, with its number where it has one: ``full``, ``int8``,
     ``topk:10``, ``distances``, ``static``, ``none``. ``pool``: label this many times fewer epochs; the student's
-    epochs draw their steps from them, ``without`` replacement within an epoch (LPQLD) or ``with`` it (LPLD, NeurIPS
-    2024, which labels the first epochs and draws from their steps).
+    epochs draw their steps from them, ``without`` replacement within an epoch (LPQLD), ``with`` it (LPLD, NeurIPS
+    2024, which labels the first epochs and draws from their steps), or ``shuffled``: none comes again before all have
+    come (HALD, arXiv 2512.15647).
 
     ``teacher_bn``: ``eval`` takes the teacher's running statistics; ``batch`` those of exactly the images of each
     BatchNorm group of the plan (for a teacher without BatchNorm the two are the same). The defaults suit images of up
@@ -60,13 +62,13 @@ class LabelConfig:
     seed: int = 0
     codec: str = "full"
     pool: int = 1
-    draw: Literal["with", "without"] = "without"
+    draw: Draw = "without"
     teacher_bn: TeacherBN = "batch"
 
     def __post_init__(self) -> None:
         check_integer("epochs", self.epochs, 1)
         check_integer("pool", self.pool, 1)
-        check_choice("draw", self.draw, ("with", "without"))
+        check_choice("draw", self.draw, get_args(Draw))
         try:
             codec_of(self.codec)
         except ValueError as error:

@@ -249,14 +249,21 @@ class _Prober:
         save_teacher(folder, network, info)
 
     def _run(self, job: Job) -> tuple[float | None, int | None]:
-        """Seconds that the whole job would take, and its peak memory in bytes, from its first seconds."""
+        """Seconds that the whole job would take, and its peak memory in bytes, from its first seconds.
+
+        On a machine that is busy with other things the first seconds may go by before anything is done; then longer.
+        """
+        seconds, peak = self._run_for(PROBE_S, job)
+        return (seconds, peak) if seconds is not None else self._run_for(4 * PROBE_S, job)
+
+    def _run_for(self, patience_s: float, job: Job) -> tuple[float | None, int | None]:
         settings = Settings(checkpoint_every_s=1e9, log_every_s=0.05, memory=self.context.execution.memory)
         with suppress(UnfinishedError):
             run(
                 lambda: [job],
                 self.scratch,
                 executor=self.scratch.executor,
-                limits=Limits(deadline=time.monotonic() + PROBE_S),
+                limits=Limits(deadline=time.monotonic() + patience_s),
                 settings=settings,
             )
         self.scratch.executor.stop(1.0)  # the next is measured in a fresh process

@@ -73,7 +73,7 @@ LABEL_ATTRIBUTES: dict[str, Kind] = {
     "codec_settings": "text",
 }
 TEACHER_BN = ("eval", "batch")
-DRAWS = ("all", "with", "without")
+DRAWS = ("all", "with", "without", "shuffled")
 
 
 @dataclass(frozen=True)

@@ -94,15 +94,26 @@ def draw_steps(draw: str, pool: int, seed: int, epoch: int, n_steps: int) -> Int
     """Which steps an epoch of a student takes: int64 (n_steps, 2), the epoch of the plan and its step.
 
     ``all``: those of its own epoch. Otherwise as many of the steps of the plan's first ``pool`` epochs, in random
-    order, ``without`` replacement or ``with`` it.
+    order: ``without`` replacement within the epoch, ``with`` it, or ``shuffled``, so that no step comes again before
+    all others have come.
     """
     if draw == "all":
         return np.stack([np.full(n_steps, epoch, dtype=np.int64), np.arange(n_steps)], 1)
+    count = pool * n_steps
     if draw == "with":
-        drawn = integers(raw(n_steps, seed, "view-pool", epoch), pool * n_steps).astype(np.int64)
+        drawn = integers(raw(n_steps, seed, "view-pool", epoch), count).astype(np.int64)
+    elif draw == "without":
+        drawn = shuffled(count, seed, epoch)[:n_steps]
     else:
-        drawn = np.argsort(raw(pool * n_steps, seed, "view-pool", epoch), kind="stable")[:n_steps].astype(np.int64)
+        turn, place = np.divmod(epoch * n_steps + np.arange(n_steps), count)
+        turns = {int(one): shuffled(count, seed, int(one)) for one in np.unique(turn)}
+        drawn = np.array([turns[int(t)][p] for t, p in zip(turn, place, strict=True)], dtype=np.int64)
     return np.stack(np.divmod(drawn, n_steps), 1)
+
+
+def shuffled(count: int, seed: int, number: int) -> Ints:
+    """0 ... count - 1 in random order."""
+    return np.argsort(raw(count, seed, "view-pool", number), kind="stable").astype(np.int64)
 
 
 def parts(size: int, at_most: int) -> int:
