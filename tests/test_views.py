@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -340,7 +340,7 @@ def test_steps_are_drawn_from_a_pool_by_the_specification(draw: str) -> None:
             start = epoch * n_steps
             assert found == (orders[epoch][:n_steps] if draw == "without" else row[start : start + n_steps])
     if draw == "shuffled":
-        assert sorted(sum(numbers[:3], [])) == list(range(12))
+        assert sorted(chain.from_iterable(numbers[:3])) == list(range(12))
 
 
 # Rendering
