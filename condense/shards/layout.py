@@ -43,6 +43,7 @@ MAX_FILES = 100_000
 MAX_JSON = 16 * 1024 * 1024
 MAX_SIDE = 65535
 MAX_EPOCHS = 100_000
+MAX_CLASSES = 2**20
 
 FILE_NAME = re.compile(r"(images|labels)-[0-9]{5}\.h5")
 SHA256 = re.compile(r"[0-9a-f]{64}")

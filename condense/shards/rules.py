@@ -16,6 +16,7 @@ from condense.shards.errors import BadChecksum, BadStructure, NotFinite, OutOfRa
 from condense.shards.layout import (
     CHECKSUMS,
     DRAWS,
+    MAX_CLASSES,
     MAX_EPOCHS,
     MAX_SIDE,
     ROW_COLUMNS,
@@ -46,7 +47,7 @@ __all__ = [
 
 def image_columns(attributes: Mapping[str, Any], path: Path) -> dict[str, Column]:
     """The datasets that an image file with these attributes has, once the attributes are right."""
-    at_least(attributes, "n_classes", 1, path)
+    check_classes(attributes, path)
     shape = attributes["item_shape"]
     if len(shape) != 3 or not all(1 <= side <= MAX_SIDE for side in shape):
         raise OutOfRange(f"{path}: item_shape is {tuple(shape)}; expected height, width, channels of 1 to {MAX_SIDE}")
@@ -66,7 +67,8 @@ def shared_names(rules: Mapping[str, Column]) -> set[str]:
 
 def label_columns(attributes: Mapping[str, Any], path: Path) -> dict[str, Column]:
     """The datasets that a label file with these attributes has, once the attributes are right."""
-    least = {"n_classes": 1, "n_items": 1, "view_version": 1, "epochs": 1, "pool": 1, "first_record": 0}
+    check_classes(attributes, path)
+    least = {"n_items": 1, "view_version": 1, "epochs": 1, "pool": 1, "first_record": 0}
     for name, bound in least.items():
         at_least(attributes, name, bound, path)
     known(attributes, "draw", DRAWS, path)
@@ -87,6 +89,13 @@ def label_columns(attributes: Mapping[str, Any], path: Path) -> dict[str, Column
     if fault := codec.check(settings, attributes["n_classes"]):
         raise BadStructure(f"{path}: codec_settings has {fault}")
     return {**codec.columns(attributes["n_items"], attributes["n_classes"], settings), **CHECKSUMS}
+
+
+def check_classes(attributes: Mapping[str, Any], path: Path) -> None:
+    """Labels of some codecs take few bytes for any number of classes, and are decoded into one number for each."""
+    at_least(attributes, "n_classes", 1, path)
+    if attributes["n_classes"] > MAX_CLASSES:
+        raise TooBig(f"{path} is for {attributes['n_classes']} classes; the limit is {MAX_CLASSES}")
 
 
 def at_least(attributes: Mapping[str, Any], name: str, least: int, path: Path) -> None:
