@@ -178,6 +178,7 @@ def evaluate(
     teachers: Sequence[Path | str] = (),
     settings: Mapping[str, Any] | None = None,
     results: Path | str | None = None,
+    together: int | None = None,
     quick: bool = False,
     machine: Machine = Machine(),
     quiet: bool = False,
@@ -199,6 +200,7 @@ def evaluate(
             teachers=_paths(teachers),
             student=from_mapping(StudentRecipe, settings, "student") if settings else None,
             results=_path(results),
+            together=together,
             quick=quick,
         )
 

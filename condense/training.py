@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -26,6 +26,7 @@ from condense.data.spec import DatasetSpec
 from condense.device import Compute
 from condense.errors import ConfigError, MethodError
 from condense.progress import Report, silent
+from condense.stacked import Stack, stackable
 
 __all__ = [
     "Batch",
@@ -164,42 +165,112 @@ def fit(
     With a checkpoint that holds a state the run goes on from there, bit by bit. Raises :class:`Diverged` with
     ``name`` and the step when a loss was not finite; such a state is never saved.
     """
+    [found] = fit_together(
+        [network],
+        batches,
+        loss,
+        optim,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        compute=compute,
+        report=report,
+        names=[name],
+        checkpoint=checkpoint,
+        listener=listener,
+    )
+    if isinstance(found, Diverged):
+        raise found
+    return found
+
+
+def fit_together(
+    networks: Sequence[nn.Module],
+    batches: Batches,
+    loss: Loss,
+    optim: OptimConfig,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    compute: Compute,
+    report: Report = silent,
+    names: Sequence[str],
+    checkpoint: Checkpoint = NoCheckpoint(),
+    listener: Listener | None = None,
+    stacked: bool | None = None,
+) -> list[TrainRecord | Diverged]:
+    """What :func:`fit` does, for several networks on the same batches, which are made once for all of them.
+
+    They take turns, and each ends with the bits that it would have by itself; or, ``stacked``, run as one (see
+    :mod:`condense.stacked`) and agree with that within rounding. By default they are stacked on a GPU, where that
+    works. One that diverges ends there, and the others go on. A ``listener`` is for one network.
+    """
     if epochs < 1 or steps_per_epoch < 1:
-        raise ConfigError(f"{name} needs at least one epoch of one step, got {epochs} epochs of {steps_per_epoch}")
-    network.to(compute.torch_device).to(memory_format=torch.channels_last)
-    run = _Run(network, optim, torch.zeros(epochs * steps_per_epoch, device=compute.torch_device), listener)
+        raise ConfigError(f"{names[0]} needs at least one epoch of one step, got {epochs} epochs of {steps_per_epoch}")
+    for network in networks:
+        network.to(compute.torch_device).to(memory_format=torch.channels_last)
+    total = epochs * steps_per_epoch
+    if stacked is None:
+        stacked = compute.torch_device.type == "cuda" and can_stack(networks, batches, compute)
+    runs = (
+        [_Run(Stack(networks), optim, total, compute, listener, names)]
+        if stacked
+        else [_Run(one, optim, total, compute, listener, [name]) for one, name in zip(networks, names, strict=True)]
+    )
     saved = checkpoint.load()
     if saved is not None:
-        run.restore(saved)
-    started = reported = time.monotonic() - run.seconds
-    with compute.applied(), _own_randomness(compute) as dropout, _mode(network, training=True):
-        for batch in _remaining(batches, run.step, epochs, steps_per_epoch):
-            dropout.manual_seed(seeding.key(0, "dropout", run.step) & (2**63 - 1))
-            outputs, targets = run.advance(batch, loss, compute)
-            if listener is not None and run.step % steps_per_epoch == 0:
-                listener.end_epoch(run.step // steps_per_epoch - 1, outputs, targets)
-            now = time.monotonic()
-            if now - reported >= REPORT_EVERY_S and run.step < run.total:
-                run.report(report, name)
+        for number, run in enumerate(runs):
+            run.restore({key.removeprefix(f"{number}."): value for key, value in saved.items()})
+    started = reported = time.monotonic() - runs[0].seconds
+    with compute.applied(), _own_randomness(compute) as dropout, ExitStack() as modes:
+        for run in runs:
+            modes.enter_context(_mode(run.network, training=True))
+        for batch in _remaining(batches, runs[0].step, epochs, steps_per_epoch):
+            for run in runs:
+                dropout.manual_seed(seeding.key(0, "dropout", run.step) & (2**63 - 1))
+                outputs, targets = run.advance(batch, loss, compute)
+                if listener is not None and run.step % steps_per_epoch == 0:
+                    listener.end_epoch(run.step // steps_per_epoch - 1, outputs, targets)
+            step, now = runs[0].step, time.monotonic()
+            if now - reported >= REPORT_EVERY_S and step < total:
                 reported = now
-            if checkpoint.due() and run.step < run.total:
-                run.check_finite(name)
-                checkpoint.save(run.state(now - started))
-        run.report(report, name)
-    means = run.losses.double().view(epochs, steps_per_epoch).mean(1).tolist()
-    return TrainRecord(run.total, tuple(means), time.monotonic() - started)
+                if not any(run.alive() for run in runs):
+                    break
+                report("steps", step, total, {"loss": runs[0].recent()})
+            if checkpoint.due() and step < total and any(run.alive() for run in runs):
+                states = [run.state(now - started) for run in runs]
+                checkpoint.save({f"{n}.{key}": value for n, state in enumerate(states) for key, value in state.items()})
+        report("steps", runs[0].step, total, {"loss": runs[0].recent()})
+    if stacked:
+        runs[0].network.scatter()  # type: ignore[operator]  # a Stack
+    seconds = time.monotonic() - started
+    return [found for run in runs for found in run.found(epochs, seconds)]
+
+
+def can_stack(networks: Sequence[nn.Module], batches: Batches, compute: Compute) -> bool:
+    """Whether they run as a stack on the images of the first batch."""
+    first = next(iter(batches(0, 0)))
+    return len(networks) > 1 and stackable(networks, first.images.to(compute.torch_device))
 
 
 class _Run:
-    """A run's state: the network, its optimiser, the step, and the loss of every step so far (on the device)."""
+    """A run's state: a network or a stack of them, its optimiser, the step, and every loss so far (on the device)."""
 
-    def __init__(self, network: nn.Module, optim: OptimConfig, losses: Tensor, listener: Listener | None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        optim: OptimConfig,
+        total: int,
+        compute: Compute,
+        listener: Listener | None,
+        names: Sequence[str],
+    ) -> None:
         self.network = network
         self.optim = optim
-        self.losses = losses
+        self.losses = torch.zeros(total, len(names), device=compute.torch_device)
         self.listener = listener
+        self.names = names
         self.optimizer = _optimizer(network, optim)
-        self.total = len(losses)
+        self.total = total
         self.step = 0
         self.seconds = 0.0
 
@@ -214,18 +285,25 @@ class _Run:
         outputs, targets = seen
         return outputs, targets
 
-    def report(self, report: Report, name: str) -> None:
-        self.check_finite(name)
-        recent = self.losses[max(0, self.step - 50) : self.step]
-        report("steps", self.step, self.total, {"loss": float(recent.mean())})
+    def recent(self) -> float:
+        """The mean loss of the last steps."""
+        return float(self.losses[max(0, self.step - 50) : self.step].mean())
 
-    def check_finite(self, name: str) -> None:
-        bad = torch.nonzero(~torch.isfinite(self.losses[: self.step]))
-        if len(bad):
-            raise Diverged(
-                f"{name} diverged: the loss of step {int(bad[0]) + 1} of {self.total} is not finite; "
-                f"lower the learning rate (it is {self.optim.lr:g}) or use precision float32"
-            )
+    def alive(self) -> bool:
+        """Whether any of the networks has had finite losses so far."""
+        return bool(self.losses[: self.step].isfinite().all(0).any())
+
+    def found(self, epochs: int, seconds: float) -> Iterator[TrainRecord | Diverged]:
+        """Of each network what it did, or where it diverged."""
+        for losses, name in zip(self.losses.T, self.names, strict=True):
+            bad = torch.nonzero(~torch.isfinite(losses[: self.step]))
+            if len(bad):
+                yield Diverged(
+                    f"{name} diverged: the loss of step {int(bad[0]) + 1} of {self.total} is not finite; "
+                    f"lower the learning rate (it is {self.optim.lr:g}) or use precision float32"
+                )
+            else:
+                yield TrainRecord(self.total, tuple(losses.double().view(epochs, -1).mean(1).tolist()), seconds)
 
     def state(self, seconds: float) -> dict[str, Tensor]:
         """Everything the next step depends on, by name."""
@@ -260,8 +338,9 @@ class _Run:
 
 def _optimizer(network: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trained if optim.decay_norms or parameter.ndim > 1]
-    others = [parameter for parameter in trained if not optim.decay_norms and parameter.ndim <= 1]
+    flat = 2 if isinstance(network, Stack) else 1
+    decayed = [parameter for parameter in trained if optim.decay_norms or parameter.ndim > flat]
+    others = [parameter for parameter in trained if not optim.decay_norms and parameter.ndim <= flat]
     groups = [
         {"params": members, "weight_decay": decay}
         for members, decay in ((decayed, optim.weight_decay), (others, 0.0))
@@ -284,7 +363,7 @@ def _accumulate_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of the batch's mean loss, one forward per BatchNorm group.
 
-    Returns that loss, the outputs and the targets, detached and on the device.
+    Returns that loss of each network, the outputs and the targets, detached and on the device.
     """
     n, device = len(batch.targets), compute.torch_device
     sizes = list(batch.groups) or [n]
@@ -294,12 +373,13 @@ def _accumulate_gradient(
             logits = network(images.to(device))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         targets = targets.to(device)
-        part = loss(logits, targets) * (len(targets) / n)
-        part.backward()
+        each = logits if isinstance(network, Stack) else logits[None]
+        part = torch.stack([loss(one, targets) for one in each]) * (len(targets) / n)
+        part.sum().backward()
         parts.append(part.detach())
         outputs.append(logits.detach())
         wanted.append(targets)
-    return torch.stack(parts).sum(), torch.cat(outputs), torch.cat(wanted)
+    return torch.stack(parts).sum(0), torch.cat(outputs, -2), torch.cat(wanted)
 
 
 @contextmanager

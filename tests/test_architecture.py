@@ -16,6 +16,7 @@ LAYERS = [
     {"seeding", "progress", "quantities", "files", "device", "memory", "callables", "untrusted"},
     {"checkpoint", "config", "console"},
     {"data", "networks"},
+    {"stacked"},
     {"training"},
     {"views", "canvas", "objectives", "teachers"},
     {"labels", "inversion", "selection"},

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-RESULTS = ("teacher", "set", "student", "student-on-real")
+RESULTS = ("teacher", "set", "student", "students", "student-on-real")
 """Kinds of artefacts that are somebody's result; `condense store gc` leaves them, and what they are made of."""
 
 store = typer.Typer(no_args_is_help=True)

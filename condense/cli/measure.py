@@ -88,6 +88,10 @@ def evaluate(
     results: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON lines to add results to, and to go on from.")
     ] = None,
+    together: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Students of a set in one job; by default several where that saves work."),
+    ] = None,
     recipe_out: Annotated[
         Path | None, typer.Option("--recipe", metavar="FILE", help="Write how to do it again, for `condense repro`.")
     ] = None,
@@ -113,6 +117,7 @@ def evaluate(
         "targets": targets or None,
         "tracks": split(track),
         "against": split(against) or ["random"],
+        "together": together,
         "quick": quick,
     }
     with machine.context() as context:

@@ -30,11 +30,21 @@ from condense.progress import Report, silent
 from condense.seeding import generator, key
 from condense.shards.errors import NoLabels
 from condense.teachers import Teacher, check_teacher
-from condense.training import Batch, Batches, Loss, OptimConfig, TrainRecord, accuracy, fit, predict
+from condense.training import (
+    Batch,
+    Batches,
+    Diverged,
+    Loss,
+    OptimConfig,
+    TrainRecord,
+    accuracy,
+    fit_together,
+    predict,
+)
 from condense.views.augment import AUGMENTS, Augment, augment
 from condense.views.config import check_choice
 
-__all__ = ["StudentRecipe", "evaluate_student", "train_on_real", "train_student"]
+__all__ = ["StudentRecipe", "Trained", "evaluate_student", "train_on_real", "train_student", "train_students"]
 
 
 def _optim() -> OptimConfig:
@@ -85,6 +95,10 @@ class StudentRecipe:
         return self.epochs or labelled + self.schedule.hard_epochs
 
 
+Trained = tuple[nn.Module, TrainRecord] | Diverged
+"""A student and what its training did, or where it went wrong."""
+
+
 def train_student(
     dataset: DistilledDataset,
     recipe: StudentRecipe,
@@ -104,6 +118,37 @@ def train_student(
     same for every condition, so that conditions can be compared pair by pair. Raises :class:`NetworkError` for a
     network that cannot take the images, :class:`Diverged` naming the run and the step when the loss is not finite.
     """
+    [found] = train_students(
+        dataset,
+        recipe,
+        teachers=teachers,
+        seeds=[seed],
+        set_index=set_index,
+        compute=compute,
+        report=report,
+        checkpoint=checkpoint,
+    )
+    if isinstance(found, Diverged):
+        raise found
+    return found
+
+
+def train_students(
+    dataset: DistilledDataset,
+    recipe: StudentRecipe,
+    *,
+    teachers: Sequence[Teacher] = (),
+    seeds: Sequence[int],
+    set_index: int = 0,
+    compute: Compute,
+    report: Report = silent,
+    checkpoint: Checkpoint = NoCheckpoint(),
+) -> list[Trained]:
+    """What :func:`train_student` does, for several seeds at once: views are drawn, and teachers asked, once for all.
+
+    See :func:`condense.training.fit_together`. The temperature of a calibrated schedule is each student's own, so there
+    only one seed may be given: raises :class:`ConfigError`.
+    """
     epochs, schedule = recipe.total_epochs(dataset.epochs), recipe.schedule
     is_soft = recipe.targets == "soft"
     if is_soft and dataset.files.labels and dataset.only_hard:
@@ -121,7 +166,7 @@ def train_student(
         recipe,
         epochs=epochs,
         steps_per_epoch=hard.steps_per_epoch,
-        seed=seed,
+        seeds=seeds,
         set_index=set_index,
         compute=compute,
         report=report,
@@ -172,19 +217,22 @@ def train_on_real(
     online = OnlineLabels(teachers, compute, teacher_bn) if teachers else None
     batches = RealBatches(*walk, steps_per_epoch=steps, targets=recipe.kind, labels=online)
     classes = RealBatches(*walk, steps_per_epoch=steps) if online and recipe.schedule.hard_epochs else batches
-    return _train(
+    [found] = _train(
         batches,
         classes,
         like.spec,
         recipe,
         epochs=recipe.total_epochs(like.epochs),
         steps_per_epoch=steps,
-        seed=seed,
+        seeds=[seed],
         set_index=set_index,
         compute=compute,
         report=report,
         checkpoint=checkpoint,
     )
+    if isinstance(found, Diverged):
+        raise found
+    return found
 
 
 def _train(
@@ -195,25 +243,30 @@ def _train(
     *,
     epochs: int,
     steps_per_epoch: int,
-    seed: int,
+    seeds: Sequence[int],
     set_index: int,
     compute: Compute,
     report: Report,
     checkpoint: Checkpoint,
-) -> tuple[nn.Module, TrainRecord]:
+) -> list[Trained]:
     """``soft`` and ``hard`` give the batches of an epoch with targets of that kind."""
-    network = build(
-        recipe.network,
-        channels=spec.channels,
-        height=spec.height,
-        width=spec.width,
-        n_classes=spec.n_classes,
-        seed=key(seed, "student", set_index),
-    )
+    if recipe.schedule.calibrate and len(seeds) > 1:
+        raise ConfigError("students with a temperature of their own are trained one by one")
+    networks = [
+        build(
+            recipe.network,
+            channels=spec.channels,
+            height=spec.height,
+            width=spec.width,
+            n_classes=spec.n_classes,
+            seed=key(seed, "student", set_index),
+        )
+        for seed in seeds
+    ]
     guide = Guide(recipe, epochs, compute.torch_device)
-    record = fit(
-        network,
-        augmented(hard, recipe.augment, spec, key(seed, "augment", set_index))
+    records = fit_together(
+        networks,
+        augmented(hard, recipe.augment, spec, key(0, "augment", set_index))
         if recipe.targets == "hard"
         else guide.over(soft, hard),
         functional.cross_entropy,
@@ -222,11 +275,14 @@ def _train(
         steps_per_epoch=steps_per_epoch,
         compute=compute,
         report=report,
-        name=f"student {recipe.network}, set {set_index}, seed {seed}, {recipe.targets} targets",
+        names=[f"student {recipe.network}, set {set_index}, seed {seed}, {recipe.targets} targets" for seed in seeds],
         checkpoint=checkpoint,
         listener=guide if recipe.schedule.calibrate else None,
     )
-    return network, record
+    return [
+        record if isinstance(record, Diverged) else (network, record)
+        for network, record in zip(networks, records, strict=True)
+    ]
 
 
 def augmented(batches: Batches, kind: Augment, spec: DatasetSpec, seed: int) -> Batches:

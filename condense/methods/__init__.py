@@ -5,10 +5,16 @@ from condense.methods.cda import CDA
 from condense.methods.random_real import RandomReal
 from condense.methods.sre2l import SRe2L
 
-__all__ = ["METHODS", "Method", "Needs", "Rows", "SynthesisJob"]
+__all__ = ["METHODS", "Method", "Needs", "Rows", "SynthesisJob", "choosers"]
 
 METHODS: dict[str, type[Method]] = {
     "sre2l": SRe2L,
     "cda": CDA,
     "random": RandomReal,
 }
+
+
+def choosers() -> list[str]:
+    """The methods that do nothing but choose real images."""
+    made = {name: method(method.Config()) for name, method in METHODS.items()}
+    return [name for name, one in made.items() if one.contains_real_images and one.optimisation_steps == 0]

@@ -11,33 +11,22 @@ from condense.engine.job import Job
 from condense.errors import ConfigError, suggest
 from condense.evaluation.student import StudentRecipe
 from condense.labels.relabel import LabelConfig
-from condense.methods import METHODS
+from condense.methods import METHODS, choosers
 from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.given import Given
 from condense.pipeline.plans import common_of, run_all, set_jobs
 from condense.pipeline.request import Request
 from condense.teachers.recipe import TeacherRecipe
 
-__all__ = ["WHOLE", "baselines", "check_against", "chosen_sets", "need_teachers", "real_job"]
+__all__ = ["WHOLE", "check_against", "chosen_sets", "need_teachers", "real_job"]
 
 WHOLE = "whole"
 """All training images, in as many steps."""
 
 
-def baselines() -> list[str]:
-    """What sets can be compared with: the methods that choose real images, and :data:`WHOLE`."""
-    return [name for name in METHODS if chooses(name)] + [WHOLE]
-
-
-def chooses(name: str) -> bool:
-    """Whether a method does nothing but choose real images."""
-    method = METHODS[name](METHODS[name].Config())
-    return method.contains_real_images and method.optimisation_steps == 0
-
-
 def check_against(names: Sequence[str]) -> None:
     """Raises :class:`ConfigError` for what nothing can be compared with."""
-    known = baselines()
+    known = [*choosers(), WHOLE]
     for name in names:
         if name not in known:
             raise ConfigError(f'--against is "{name}"; {suggest(name, known)}')

@@ -21,6 +21,9 @@ from condense.pipeline.request import Request
 from condense.shards import SetInfo
 from condense.teachers.recipe import TeacherRecipe
 
+MOST_TOGETHER = 8
+"""Students in one job, if nobody says otherwise."""
+
 __all__ = [
     "common_of",
     "labels_job",
@@ -31,6 +34,7 @@ __all__ = [
     "set_jobs",
     "shareable",
     "student_job",
+    "students_jobs",
     "teacher_job",
 ]
 
@@ -201,6 +205,41 @@ def student_job(
         where, sources = {**where, **common["where"]}, (*sources, *common["sources"])
     title = f"student {recipe.network}, set {set_index}, seed {seed}, {recipe.targets} targets"
     return Job("student", config, sources=sources, inputs=teachers, where=where, title=title)
+
+
+def students_jobs(
+    path: Path,
+    recipe: StudentRecipe,
+    seeds: Sequence[int],
+    set_index: int,
+    context: Context,
+    data: DataRequest,
+    *,
+    teachers: tuple[Job, ...] = (),
+    together: int | None = None,
+    held_out: Mapping[str, float] | None = None,
+) -> list[Job]:
+    """Students of a set on disk, one for each seed, ``together`` of them in a job; by default, where that saves work.
+
+    That is where teachers are asked about every view, which then happens once for all, and on a GPU.
+    """
+
+    def alone(seed: int) -> Job:
+        return student_job(path, recipe, seed, set_index, context, data, teachers=teachers, held_out=held_out)
+
+    if together is None:
+        shared = bool(teachers) or context.compute.torch_device.type == "cuda"
+        together = MOST_TOGETHER if shared else 1
+    if recipe.schedule.calibrate or together == 1:
+        return [alone(seed) for seed in seeds]
+    parts = [seeds[start : start + together] for start in range(0, len(seeds), together)]
+    jobs = []
+    for part in parts:
+        first = alone(part[0])
+        config = {key: value for key, value in first.config.items() if key not in ("seed", "weights")}
+        title = first.title.replace(f"seed {part[0]}", f"seeds {part[0]} to {part[-1]}")
+        jobs.append(replace(first, kind="students", config={**config, "seeds": list(part)}, title=title))
+    return jobs
 
 
 def set_hash(path: Path) -> str:

@@ -33,7 +33,7 @@ __all__ = ["Agreement", "repro", "write_recipe"]
 TOLERANCE = 0.02
 """How far the mean of a row may be from the stored one on another machine or with other versions, as a fraction."""
 
-ARGUMENTS = ("students", "seeds", "targets", "tracks", "against", "student", "quick")
+ARGUMENTS = ("students", "seeds", "targets", "tracks", "against", "student", "together", "quick")
 ROW = ("data", "ipc", "condition", "student", "targets", "track")
 
 

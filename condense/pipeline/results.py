@@ -14,33 +14,48 @@ from condense.evaluation.results import Failure, Result, append_result, read_res
 from condense.pipeline.context import Context
 from condense.pipeline.plans import run_all
 
-__all__ = ["Student", "keep_failure", "keep_result", "measure_all", "read_outcome"]
+__all__ = ["Student", "keep_failure", "keep_result", "measure_all", "read_outcome", "read_outcomes"]
 
 Student = tuple[str, str, Job]
 """A condition, a track (or nothing), and the job."""
 
 
-def keep_result(folder: Path, result: Result) -> None:
-    """Write ``result.json``, without seconds and memory: the artefact is the same bytes wherever it was made."""
-    (folder / "result.json").write_text(replace(result, seconds=0.0, peak_memory=0).to_json() + "\n")
+def keep_result(folder: Path, result: Result, *, seed: int | None = None) -> None:
+    """Write ``result.json``, without seconds and memory: the artefact is the same bytes wherever it was made.
+
+    ``seed``: whose it is, where a job trains several students: ``result-3.json``.
+    """
+    text = replace(result, seconds=0.0, peak_memory=0).to_json() + "\n"
+    (folder / named("result", seed)).write_text(text)
 
 
-def keep_failure(folder: Path, failure: Failure) -> None:
+def keep_failure(folder: Path, failure: Failure, *, seed: int | None = None) -> None:
     """Write ``failed.json`` instead: the same run would fail again."""
-    (folder / "failed.json").write_text(json.dumps(asdict(failure)) + "\n")
+    (folder / named("failed", seed)).write_text(json.dumps(asdict(failure)) + "\n")
+
+
+def named(what: str, seed: int | None) -> str:
+    return f"{what}.json" if seed is None else f"{what}-{seed}.json"
 
 
 def read_outcome(folder: Path, cost: Mapping[str, float] | None = None) -> Result | Failure:
     """What a student's job wrote, with what the job has cost, as far as that is known."""
-    failed = folder / "failed.json"
-    if failed.exists():
-        return Failure(**json.loads(failed.read_text()))
+    [found] = read_outcomes(folder, cost)
+    return found
+
+
+def read_outcomes(folder: Path, cost: Mapping[str, float] | None = None) -> list[Result | Failure]:
+    """The same of a job with several students, in order of their seeds; each has cost its share of the seconds."""
     cost = cost or {}
-    return replace(
-        Result.from_json((folder / "result.json").read_text()),
-        seconds=cost.get("seconds", 0.0),
-        peak_memory=int(cost.get("peak_memory_bytes", 0)),
-    )
+    paths = [path for path in folder.glob("*.json") if path.stem.partition("-")[0] in ("result", "failed")]
+    found: list[Result | Failure] = []
+    for path in sorted(paths, key=lambda path: int(path.stem.partition("-")[2] or 0)):
+        if path.stem.startswith("failed"):
+            found.append(Failure(**json.loads(path.read_text())))
+            continue
+        seconds, memory = cost.get("seconds", 0.0) / len(paths), int(cost.get("peak_memory_bytes", 0))
+        found.append(replace(Result.from_json(path.read_text()), seconds=seconds, peak_memory=memory))
+    return found
 
 
 def measure_all(students: Sequence[Student], context: Context, path: Path | None) -> tuple[list[Result], list[Failure]]:
@@ -49,7 +64,7 @@ def measure_all(students: Sequence[Student], context: Context, path: Path | None
     rows: dict[str, list[tuple[str, str]]] = {}
     for condition, track, job in students:
         rows.setdefault(job.id, []).append((condition, track))
-    collected: dict[tuple[str, str, str], Result | Failure] = {}
+    collected: dict[tuple[str, str, str], list[Result | Failure]] = {}
     earlier: dict[str, dict[str, float]] = {}
 
     def take(job: Job, outcome: Outcome | None) -> None:
@@ -59,19 +74,18 @@ def measure_all(students: Sequence[Student], context: Context, path: Path | None
             if job.id not in earlier:
                 earlier.update(costs(context.store.root / "runs"))
             cost = earlier.setdefault(job.id, {})
+        outcomes = read_outcomes(context.store.path(job.id), cost)
         for condition, track in rows[job.id]:
-            found = replace(read_outcome(context.store.path(job.id), cost), condition=condition, track=track)
-            collected[job.id, condition, track] = found
-            if path is None or isinstance(found, Failure):
-                continue
-            if outcome is None and path.exists():  # another slice may have added it meanwhile
+            collected[job.id, condition, track] = [replace(one, condition=condition, track=track) for one in outcomes]
+            if path is not None and outcome is None and path.exists():  # another slice may have added it meanwhile
                 known.update(one.key for one in read_results(path))
-            if found.key not in known:
-                append_result(path, found)
-                known.add(found.key)
+            for found in collected[job.id, condition, track]:
+                if path is not None and isinstance(found, Result) and found.key not in known:
+                    append_result(path, found)
+                    known.add(found.key)
 
     run_all(lambda: [job for _, _, job in students], context, shared=True, finished=take)
-    found = [collected[job.id, condition, track] for condition, track, job in students]
+    found = [one for condition, track, job in students for one in collected[job.id, condition, track]]
     return (
         [one for one in found if isinstance(one, Result)],
         [one for one in found if isinstance(one, Failure)],

@@ -16,9 +16,9 @@ from condense.methods import METHODS
 from condense.pipeline.baselines import chosen_sets, real_job
 from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.given import Given
-from condense.pipeline.plans import relabelled_job, run_all, set_jobs, student_job
+from condense.pipeline.plans import relabelled_job, run_all, set_jobs, students_jobs
 from condense.pipeline.request import Request
-from condense.pipeline.results import read_outcome
+from condense.pipeline.results import read_outcomes
 from condense.shards import set_bytes
 from condense.teachers.recipe import TeacherRecipe
 
@@ -76,14 +76,16 @@ class OnTrack:
         )
 
     def students(
-        self, sets: Sequence[tuple[str, Given]], network: str, rate: float | None, seeds: int
+        self, sets: Sequence[tuple[str, Given]], network: str, rate: float, seeds: int, together: int | None
     ) -> list[tuple[str, Job]]:
         """``seeds`` students of each set, with the names of their conditions."""
         return [
-            (condition, self._student(one, network, rate, seed)) for condition, one in sets for seed in range(seeds)
+            (condition, job)
+            for condition, one in sets
+            for job in self.of_set(one, network, rate, range(seeds), together=together)
         ]
 
-    def whole(self, like: Sequence[Given], network: str, rate: float | None, seeds: int) -> list[tuple[str, Job]]:
+    def whole(self, like: Sequence[Given], network: str, rate: float, seeds: int) -> list[tuple[str, Job]]:
         """Students of all training images, in the steps that students of ``like`` take."""
         first = {one.index: one for one in reversed(like)}
         recipe = {index: self.track.recipe(network, rate, len(one.dataset)) for index, one in first.items()}
@@ -93,18 +95,26 @@ class OnTrack:
             for seed in range(seeds)
         ]
 
-    def _student(
-        self, one: Given, network: str, rate: float | None, seed: int, held_out: dict[str, float] | None = None
-    ) -> Job:
-        recipe = self.track.recipe(network, rate, len(one.dataset))
-        return student_job(
+    def of_set(
+        self,
+        one: Given,
+        network: str,
+        rate: float,
+        seeds: Sequence[int],
+        *,
+        together: int | None = None,
+        held_out: dict[str, float] | None = None,
+    ) -> list[Job]:
+        """The jobs of the students of one set."""
+        return students_jobs(
             one.path,
-            recipe,
-            seed,
+            self.track.recipe(network, rate, len(one.dataset)),
+            seeds,
             one.index,
             self.context,
             self.request,
             teachers=self.labellers if self.track.online else (),
+            together=together,
             held_out=held_out,
         )
 
@@ -149,12 +159,9 @@ def tried_rates(at: OnTrack, network: str) -> dict[float, list[float | None]]:
         lambda: set_jobs(like, spec, at.context, at.labellers, name="random", labellers=at.labellers), at.context
     )
     one = Given(folder, load(folder), 0)
-    jobs = {
-        rate: [at._student(one, network, rate, seed, HOLDOUT) for seed in range(SEARCH_STUDENTS)]
-        for rate in at.track.rates
-    }
+    jobs = {rate: at.of_set(one, network, rate, range(SEARCH_STUDENTS), held_out=HOLDOUT) for rate in at.track.rates}
     made = iter(run_all(lambda: [job for group in jobs.values() for job in group], at.context))
-    outcomes = {rate: [read_outcome(next(made)) for _ in group] for rate, group in jobs.items()}
+    outcomes = {rate: [one for _ in group for one in read_outcomes(next(made))] for rate, group in jobs.items()}
     return {
         rate: [None if isinstance(one, Failure) else one.accuracy for one in group] for rate, group in outcomes.items()
     }

@@ -23,7 +23,7 @@ from condense.engine.job import Task
 from condense.engine.perform import Desk
 from condense.evaluation.measure import measure_real, measure_set
 from condense.evaluation.results import Failure
-from condense.evaluation.student import StudentRecipe, train_on_real, train_student
+from condense.evaluation.student import StudentRecipe, train_on_real, train_student, train_students
 from condense.files import canonical_json
 from condense.labels import LabelConfig, make_logits, store_labels
 from condense.methods import METHODS
@@ -182,13 +182,28 @@ def student(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> 
             checkpoint=desk.checkpoint,
         )
     except Diverged as error:
-        keep_failure(desk.folder, failure_of(str(dataset.info.method["name"]), recipe, job, error))
+        keep_failure(desk.folder, failure_of(str(dataset.info.method["name"]), recipe, job, error, job.config["seed"]))
         return
     if "data" in job.where:
         data = held_out(context.data_of(job), job.config.get("held_out"))
         keep_result(desk.folder, measure_set(network, record, dataset, data, recipe, **common, compute=context.compute))
     if job.config["weights"]:
         save_network(desk.folder / "model.safetensors", network, dataset.spec, recipe.network)
+
+
+def students(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
+    """Train several fresh networks on a set at once and measure each. Inputs: the teachers, if it has to ask them."""
+    dataset, teachers = load(job.where["set"]), context.teachers(inputs)
+    recipe, seeds = from_mapping(StudentRecipe, job.config["recipe"], "student"), job.config["seeds"]
+    common: dict[str, Any] = {"teachers": teachers, "set_index": job.config["set_index"], "compute": context.compute}
+    trained = train_students(dataset, recipe, seeds=seeds, report=desk.report, checkpoint=desk.checkpoint, **common)
+    data = held_out(context.data_of(job), job.config.get("held_out"))
+    for seed, one in zip(seeds, trained, strict=True):
+        if isinstance(one, Diverged):
+            name = str(dataset.info.method["name"])
+            keep_failure(desk.folder, failure_of(name, recipe, job, one, seed), seed=seed)
+        else:
+            keep_result(desk.folder, measure_set(*one, dataset, data, recipe, seed=seed, **common), seed=seed)
 
 
 def held_out(data: Data, part: Mapping[str, Any] | None) -> Data:
@@ -221,18 +236,18 @@ def student_on_real(job: Task, inputs: Sequence[Path], desk: Desk, context: Cont
             **common,
         )
     except Diverged as error:
-        keep_failure(desk.folder, failure_of("whole-data", recipe, job, error))
+        keep_failure(desk.folder, failure_of("whole-data", recipe, job, error, job.config["seed"]))
         return
     keep_result(desk.folder, measure_real(network, record, like, data, recipe, **common))
 
 
-def failure_of(condition: str, recipe: StudentRecipe, job: Task, error: Diverged) -> Failure:
+def failure_of(condition: str, recipe: StudentRecipe, job: Task, error: Diverged, seed: int) -> Failure:
     return Failure(
         condition=condition,
         student=recipe.network,
         targets=recipe.targets,
         set_index=job.config["set_index"],
-        seed=job.config["seed"],
+        seed=seed,
         reason=str(error),
     )
 
@@ -254,5 +269,6 @@ WORKERS: dict[str, Worker] = {
     "labels": labels,
     "set": whole_set,
     "student": student,
+    "students": students,
     "student-on-real": student_on_real,
 }

@@ -97,9 +97,9 @@ def rows_of(results: Sequence[Result], baseline: str = "random") -> list[Row]:
 
 def coresets() -> set[str]:
     """The methods that choose real images other than at random."""
-    from condense.pipeline.baselines import WHOLE, baselines
+    from condense.methods import choosers
 
-    return {*baselines()} - {WHOLE, "random"}
+    return {*choosers()} - {"random"}
 
 
 def _mean(group: Sequence[Result]) -> float:
