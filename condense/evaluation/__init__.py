@@ -16,7 +16,14 @@ from condense.evaluation.metrics import (
 )
 from condense.evaluation.objective import Schedule, soft_loss
 from condense.evaluation.results import Result, ResultError, append_result, read_results
-from condense.evaluation.statistics import Difference, Summary, paired_difference, summarise
+from condense.evaluation.statistics import (
+    Difference,
+    Summary,
+    paired_difference,
+    power_of,
+    sets_needed,
+    summarise,
+)
 from condense.evaluation.student import StudentRecipe, evaluate_student, train_on_real, train_student
 
 __all__ = [
@@ -41,8 +48,10 @@ __all__ = [
     "measure_set",
     "negative_log_likelihood",
     "paired_difference",
+    "power_of",
     "read_results",
     "resolved_config",
+    "sets_needed",
     "soft_loss",
     "summarise",
     "train_on_real",

@@ -59,7 +59,10 @@ class Row:
             return f"{head}: the baseline"
         if self.difference is None:
             return f"{head}: no run of {self.baseline} to compare with (same set numbers, seeds and recipe)"
-        return f"{head}: {self.difference.statement(self.baseline)}"
+        words = f"{head}: {self.difference.statement(self.baseline)}"
+        if self.difference.verdict == "undecided" and self.difference.sd is not None:
+            words += f"; {self.difference.outlook()}"
+        return words
 
 
 def rows_of(results: Sequence[Result], baseline: str = "random") -> list[Row]:
