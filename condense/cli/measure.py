@@ -1,21 +1,24 @@
-"""Commands that use a set: train a network on it, evaluate it beside real images."""
+"""Commands that use a set: train a network on it, evaluate it and its diversity beside real images."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from condense.cli.options import DataName, Images, Machine, Quick, Recipe, Seed, Teachers, command
-from condense.cli.output import say
+from condense.cli.output import pairs, say, table
+
+if TYPE_CHECKING:
+    from condense.evaluation.diversity import Diversity, SetDiversity
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for function in (train, evaluate):
+    for function in (train, evaluate, diversity):
         command(app, function.__name__)(function)
 
 
@@ -111,3 +114,70 @@ def evaluate(
             quick=quick,
         )
     show(rows_of(measured))
+
+
+def diversity(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="SET...", help="Folders of sets, or a folder of set-0, set-1, ...")
+    ],
+    images: Images,
+    recipe: Recipe,
+    machine: Machine,
+    data: DataName = None,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The folder of a trained network that looks at the images.")
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="One to be trained briefly for that; another than the set's by default."),
+    ] = None,
+    draws: Annotated[int, typer.Option(metavar="N", help="Sets of random real images to stand beside.")] = 20,
+    seed: Seed = None,
+    allow_maker: Annotated[
+        bool, typer.Option("--allow-maker", help="Accept a network that is a teacher of the set.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="A .json file to write.")] = None,
+) -> None:
+    """Say how diverse the images of a class are, and how much of the real class they cover, beside random real images.
+
+    Example: condense diversity synthesized/fashion-mini-ipc10-cda
+
+    A network that did not make the set looks at the images. --set and --config hold settings of its training, by the
+    names of the section teacher. Numbers of sets with other numbers of images per class cannot be compared.
+    """
+    from condense import pipeline
+
+    with machine.context() as context:
+        found = pipeline.diversity(
+            paths,
+            context,
+            data=images.requested(data),
+            teacher=teacher,
+            network=network,
+            settings=recipe.values(),
+            draws=draws,
+            seed=seed or 0,
+            allow_maker=allow_maker,
+            out=out,
+        )
+    for one in found.sets:
+        show_scores(one, found)
+    if out is not None:
+        say(f"wrote {out}")
+
+
+def show_scores(one: SetDiversity, found: Diversity) -> None:
+    from condense.report import rows_of_scores
+
+    sizes = sorted(set(one.images_per_class))
+    seen = f" ({100 * found.network_accuracy:.1f} % on the test images)" if found.network_accuracy is not None else ""
+    pairs(
+        {
+            "set": f"{one.name} ({one.path})",
+            "images": f"{' to '.join(map(str, sizes[:: max(1, len(sizes) - 1)]))} per class",
+            "seen by": f"{found.network}{seen}{', a teacher of a set' if found.is_maker else ''}",
+            "beside": f"{found.draws} draws of as many random real images",
+        }
+    )
+    headings, *rows = rows_of_scores(one)
+    table(headings, rows)

@@ -61,7 +61,7 @@ def accuracy_per_class(counts: Labels) -> Floats:
 
 
 def calibration(logits: Logits, labels: Labels, bins: int = 15) -> Calibration:
-    """Calibration errors over equal-width bins of confidence (Guo et al. 2017, arXiv 1706.04599, equations 3 and 5).
+    """Calibration errors over equal-width bins of confidence (Guo et al. 2017, arXiv 1706.04599, section 2).
 
     The confidence of an image is its largest softmax probability. Bin m of M holds those in ((m-1)/M, m/M]; its error
     is |accuracy - mean confidence|. Expected: the errors' mean, weighted by the images of a bin; maximum: the largest

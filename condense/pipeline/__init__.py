@@ -5,6 +5,7 @@ not computed again, so every function here can be called again after an interrup
 """
 
 from condense.pipeline.context import Context, DataRequest
+from condense.pipeline.diversity import diversity
 from condense.pipeline.estimate import Estimate, estimate
 from condense.pipeline.request import Request, resolve
 from condense.pipeline.sets import distill, relabel
@@ -18,6 +19,7 @@ __all__ = [
     "Request",
     "TrainOutcome",
     "distill",
+    "diversity",
     "estimate",
     "evaluate",
     "import_teacher",
