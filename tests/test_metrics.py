@@ -25,6 +25,7 @@ from condense.evaluation.metrics import (
     transfer,
 )
 from condense.evaluation.results import Result, ResultError, read_results
+from condense.report import rows_by_class
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
@@ -186,6 +187,16 @@ def test_a_transfer_needs_both_sides() -> None:
 
 
 # Results
+
+
+def test_accuracies_by_class_are_means_over_the_runs_of_a_condition() -> None:
+    runs = [replace(BASE, seed=seed, accuracy_per_class=(share, None)) for seed, share in enumerate([0.5, 0.75])]
+    other = replace(BASE, condition="cda", accuracy_per_class=(1.0, 0.25))
+    [(title, rows)] = rows_by_class([*runs, other], ["cat", "dog"]).items()
+    assert title == "resnet20, soft targets, IPC 10: accuracy in percent"
+    assert rows == [["class", "random", "cda"], ["cat", "62.50", "100.00"], ["dog", "-", "25.00"]]
+    hard = replace(BASE, targets="hard")
+    assert [rows[1][1:] for rows in rows_by_class([other, hard], ["cat", "dog"]).values()] == [["100.00"], ["-"]]
 
 
 def test_what_a_result_keeps_of_the_logits() -> None:

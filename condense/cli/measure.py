@@ -84,6 +84,7 @@ def evaluate(
     results: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON lines to add results to, and to go on from.")
     ] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also print accuracies by class.")] = False,
     quick: Quick = False,
 ) -> None:
     """Train fresh networks on sets and print what they are worth, beside random real images labelled the same way.
@@ -95,8 +96,10 @@ def evaluate(
     """
     from condense import pipeline
     from condense.config import from_mapping
+    from condense.dataset import load
     from condense.evaluation.student import StudentRecipe
-    from condense.report import rows_of, show
+    from condense.report import rows_by_class, rows_of, show
+    from condense.shards import sets_in
 
     template = from_mapping(StudentRecipe, recipe.values(), "student")
     with machine.context() as context:
@@ -114,6 +117,11 @@ def evaluate(
             quick=quick,
         )
     show(rows_of(measured))
+    if per_class:
+        classes = load(sets_in(paths[0])[0]).classes
+        for title, (headings, *rows) in rows_by_class(measured, classes).items():
+            say(f"\n{title}")
+            table(headings, rows)
 
 
 def diversity(
