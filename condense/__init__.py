@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from condense.api import distill, evaluate, import_set, relabel, train, train_teacher
+    from condense.api import distill, diversity, evaluate, import_set, relabel, train, train_teacher
     from condense.data import open_data
     from condense.dataset import DistilledDataset, load
     from condense.errors import CondenseError
@@ -31,6 +31,7 @@ __all__ = [
     "DistilledDataset",
     "__version__",
     "distill",
+    "diversity",
     "evaluate",
     "export_set",
     "import_set",
@@ -50,6 +51,7 @@ _HOMES = {
     "CondenseError": "condense.errors",
     "DistilledDataset": "condense.dataset",
     "distill": "condense.api",
+    "diversity": "condense.api",
     "evaluate": "condense.api",
     "export_set": "condense.exchange",
     "import_set": "condense.api",

@@ -18,6 +18,7 @@ from condense.console import drawn
 from condense.data import Data
 from condense.device import Compute, gpus_of, resolve
 from condense.engine.store import Store, default_store
+from condense.evaluation.diversity import Diversity
 from condense.evaluation.results import Evaluation
 from condense.evaluation.student import StudentRecipe
 from condense.exchange import imports
@@ -28,7 +29,7 @@ from condense.quantities import bytes_of, seconds_of, share_from
 from condense.report.board import figures_to
 from condense.teachers.recipe import TeacherRecipe
 
-__all__ = ["Machine", "distill", "evaluate", "import_set", "relabel", "train", "train_teacher"]
+__all__ = ["Machine", "distill", "diversity", "evaluate", "import_set", "relabel", "train", "train_teacher"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +203,39 @@ def evaluate(
             results=_path(results),
             together=together,
             quick=quick,
+        )
+
+
+def diversity(
+    paths: Sequence[Path | str],
+    *,
+    data: Source | None = None,
+    teacher: Path | str | None = None,
+    network: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    draws: int = 20,
+    seed: int = 0,
+    allow_maker: bool = False,
+    out: Path | str | None = None,
+    machine: Machine = Machine(),
+    quiet: bool = False,
+) -> Diversity:
+    """How diverse the images of sets are, and what they cover of the real ones, beside random real images.
+
+    ``condense.report.rows_of_scores`` makes a table of it. See :func:`condense.pipeline.diversity`.
+    """
+    with machine.context(quiet, data) as context:
+        return pipeline.diversity(
+            _paths(paths),
+            context,
+            data=_request(data),
+            teacher=_path(teacher),
+            network=network,
+            settings=settings,
+            draws=draws,
+            seed=seed,
+            allow_maker=allow_maker,
+            out=_path(out),
         )
 
 

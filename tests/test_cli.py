@@ -89,6 +89,7 @@ def test_the_commands_are_these() -> None:
         "data show",
         "demo",
         "distill",
+        "diversity",
         "evaluate",
         "export",
         "grid",
@@ -116,7 +117,9 @@ def test_the_commands_are_these() -> None:
     ]
 
 
-@pytest.mark.parametrize("words", [("distill",), ("evaluate",), ("train",), ("relabel",), ("teacher", "train")])
+@pytest.mark.parametrize(
+    "words", [("distill",), ("diversity",), ("evaluate",), ("train",), ("relabel",), ("teacher", "train")]
+)
 def test_commands_that_compute_share_their_options(words: tuple[str, ...]) -> None:
     text = run(*words, "--help").stdout
     for option in ("--device", "--precision", "--threads", "--store", "--quiet", "--config", "--set", "--data-root"):

@@ -7,7 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from condense.evaluation.statistics import Difference, paired_difference, summarise, t_interval
+from condense.evaluation.statistics import (
+    MOST_SETS,
+    Difference,
+    paired_difference,
+    power_of,
+    sets_needed,
+    summarise,
+    t_interval,
+)
 
 T_975_2 = 4.302652729911275  # Student's t, 97.5 %, 2 degrees of freedom
 T_975_1 = 12.706204736432095
@@ -122,3 +130,90 @@ def test_intervals_cover_the_truth_in_95_of_100_studies() -> None:
 def coverage(studies: list[list[float]], truth: float) -> float:
     intervals = [t_interval(values) or (1.0, 0.0) for values in studies]
     return float(np.mean([low <= truth <= high for low, high in intervals]))
+
+
+# How many sets
+
+
+def study(rng: np.random.Generator, n_sets: int, effect: float) -> Difference:
+    """Paired runs in points / 100: the sets' differences have sd 0.8, their 3 students' another 0.4."""
+    shared = rng.normal(80, 1, (n_sets, 3))
+    gains = effect + rng.normal(0, 0.8, (n_sets, 1)) + rng.normal(0, 0.4, (n_sets, 3))
+    runs = {(s, k): (shared[s, k] + gains[s, k]) / 100 for s in range(n_sets) for k in range(3)}
+    baseline = {(s, k): shared[s, k] / 100 for s in range(n_sets) for k in range(3)}
+    difference = paired_difference(runs, baseline)
+    assert difference is not None
+    return difference
+
+
+SD = math.sqrt(0.8**2 + 0.4**2 / 3)  # of a set's mean difference
+
+
+@pytest.mark.parametrize("n_sets", [3, 5])
+def test_coverage_and_power_are_as_planned(n_sets: int) -> None:
+    rng = np.random.default_rng(n_sets)
+    found = [study(rng, n_sets, effect=1.0) for _ in range(3000)]
+    covered = np.mean([low <= 0.01 <= high for low, high in (one.interval or (1, 0) for one in found)])
+    assert 0.93 <= covered <= 0.97
+    better = np.mean([one.verdict == "better" for one in found])
+    assert better == pytest.approx(power_of(1.0, SD, n_sets), abs=0.02)
+    assert np.mean([one.sd or 0 for one in found]) == pytest.approx(SD / 100, rel=0.15)
+
+
+def test_power_in_closed_form() -> None:
+    assert power_of(0.0, 1.0, 7) == pytest.approx(0.025)
+    assert power_of(1.0, 1.0, 1000) == pytest.approx(1)
+    # As G*Power has it for paired t tests, two-sided 5 %.
+    assert power_of(0.5, 1.0, 34) == pytest.approx(0.8078, abs=1e-3)
+    assert power_of(-1.0, 1.0, 10) == pytest.approx(0.8031, abs=1e-3)
+    assert power_of(1.0, 0.0, 2) == 1
+    assert power_of(0.0, 0.0, 2) == 0
+
+
+def test_sets_needed_is_the_fewest_that_suffice() -> None:
+    for effect in (0.1, 0.5, 1.0, 3.0):
+        needed = sets_needed(effect, 1.0)
+        assert needed is not None
+        assert power_of(effect, 1.0, needed) >= 0.8
+        assert needed == 2 or power_of(effect, 1.0, needed - 1) < 0.8
+    assert sets_needed(0.5, 1.0) == 34
+    assert sets_needed(1.0, 0.0) == 2
+    assert sets_needed(0.0, 1.0) is None
+    assert sets_needed(0.5, 1.0, power=0.9) == 44
+    large = sets_needed(2.81 / math.sqrt(MOST_SETS), 1.0)
+    assert large is not None
+    assert 9900 < large <= MOST_SETS
+
+
+def test_how_many_more_sets_an_undecided_comparison_takes() -> None:
+    undecided = Difference(n_sets=5, n_pairs=15, mean=0.005, interval=(-0.002, 0.012), unit="set", sd=0.01)
+    assert undecided.more_sets() == 34 - 5
+    assert undecided.more_sets(effect=0.01) == 10 - 5
+    assert undecided.more_sets(effect=0.1) == 0
+    assert undecided.outlook() == "about 29 more sets would show a difference of 0.5 points (80 % power)"
+    assert undecided.outlook(0.1) == "5 sets are enough to show a difference of 10.0 points (80 % power)"
+    assert undecided.outlook(-0.0117) == "about 3 more sets would show a difference of 1.2 points (80 % power)"
+    assert undecided.outlook(0.0) == "not even 10000 sets would show a difference of 0.0 points (80 % power)"
+    decided = Difference(n_sets=5, n_pairs=15, mean=0.02, interval=(0.01, 0.03), unit="set", sd=0.02)
+    assert decided.more_sets() == 0
+    assert decided.outlook() == "5 sets are enough to show a difference of 2.0 points"
+    one = Difference(n_sets=1, n_pairs=3, mean=0.02, interval=None, unit="student")
+    assert one.more_sets(0.01) is None
+    assert "make at least 2" in one.outlook()
+
+
+def test_the_spread_between_differences_is_that_of_the_sets() -> None:
+    difference = paired_difference(runs_of([0.5, 0.6], [0.7, 0.9]), runs_of([0.5, 0.5], [0.5, 0.5]))
+    assert difference is not None
+    assert difference.sd == pytest.approx(np.std([0.05, 0.3], ddof=1))
+    single = paired_difference(runs_of([0.5, 0.6]), runs_of([0.4, 0.6]))
+    assert single is not None
+    assert single.sd is None
+
+
+@pytest.mark.parametrize(("sd", "n_sets", "level"), [(-1.0, 3, 0.95), (1.0, 1, 0.95), (1.0, 3, 1.0)])
+def test_plans_that_cannot_be_are_refused(sd: float, n_sets: int, level: float) -> None:
+    with pytest.raises(ValueError, match="expected at least 2 sets"):
+        power_of(1.0, sd, n_sets, level)
+    with pytest.raises(ValueError, match=r"power is 1\.0"):
+        sets_needed(1.0, 1.0, power=1.0)

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import condense as package
-from condense.cli import demo, exchange, jobs, look, measure, sets
+from condense.cli import comparing, demo, exchange, jobs, look, measure, sets
 from condense.cli.output import fail, say
 from condense.cli.stopping import stoppable
 from condense.cli.teacher import teacher
@@ -81,6 +81,7 @@ def commands(
 demo.register(app)
 sets.register(app)
 measure.register(app)
+comparing.register(app)
 exchange.register(app)
 app.add_typer(teacher, name="teacher")
 jobs.register(app)

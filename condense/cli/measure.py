@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from condense.cli.options import DataName, Images, Machine, Quick, Recipe, Seed, Teachers, command
-from condense.cli.output import say, table, warn
+from condense.cli.output import pairs, say, table, warn
+
+if TYPE_CHECKING:
+    from condense.evaluation.diversity import Diversity, SetDiversity
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for function in (train, evaluate, compare, repro):
+    for function in (train, evaluate, diversity):
         command(app, function.__name__)(function)
 
 
@@ -88,6 +91,7 @@ def evaluate(
     results: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON lines to add results to, and to go on from.")
     ] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also print accuracies by class.")] = False,
     together: Annotated[
         int | None,
         typer.Option(metavar="N", help="Students of a set in one job; by default several where that saves work."),
@@ -106,8 +110,10 @@ def evaluate(
     """
     from condense import pipeline
     from condense.config import from_mapping
+    from condense.dataset import load
     from condense.evaluation.student import StudentRecipe
-    from condense.report import rows_of, show
+    from condense.report import rows_by_class, rows_of, show
+    from condense.shards import sets_in
 
     said, requested = recipe.values(), images.requested(data)
     settings = from_mapping(StudentRecipe, said, "student") if said else None
@@ -130,6 +136,11 @@ def evaluate(
             )
     if measured.results:
         show(rows_of(measured))
+    if per_class:
+        classes = load(sets_in(paths[0])[0]).classes
+        for title, (headings, *rows) in rows_by_class(measured, classes).items():
+            say(f"\n{title}")
+            table(headings, rows)
     for rate in measured.rates:
         if rate.tried:
             say(f"track {rate.track}, {rate.network}: learning rate {rate.rate:g}, the best of {words(rate.tried)}")
@@ -139,86 +150,6 @@ def evaluate(
         raise typer.Exit(2)
 
 
-def compare(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="RESULTS...", help="Files that `condense evaluate --results` wrote.")
-    ],
-    baseline: Annotated[str, typer.Option(metavar="NAME", help="The condition that differences are to.")] = "random",
-    form: Annotated[str, typer.Option("--format", metavar="FORM", help="table, markdown, csv or json.")] = "table",
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write it there instead.")] = None,
-) -> None:
-    """Print or write one table of stored results: means, spreads, and differences with their intervals.
-
-    Example: condense compare results.jsonl --format csv -o table.csv
-
-    Differences are to random real images and to the best coreset there is, paired by set and seed. Runs are only
-    compared where data, IPC, student, track and recipe agree.
-    """
-    import json
-
-    from condense.errors import ConfigError, suggest
-    from condense.evaluation.results import read_results
-    from condense.files import disk_errors
-    from condense.report import comma_separated, markdown, records, rows_of, show
-
-    forms = {
-        "table": markdown,
-        "markdown": markdown,
-        "csv": comma_separated,
-        "json": lambda rows: json.dumps(records(rows), indent=2, ensure_ascii=False) + "\n",
-    }
-    if form not in forms:
-        raise ConfigError(f'--format is "{form}"; {suggest(form, forms)}')
-    rows = rows_of(read_results(paths), baseline)
-    if not rows:
-        raise ConfigError(f"there is no result in {', '.join(map(str, paths))}")
-    if out is not None:
-        with disk_errors(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(forms[form](rows), encoding="utf-8")
-        say(f"wrote {out}")
-    elif form == "table":
-        show(rows)
-    else:
-        typer.echo(forms[form](rows), nl=False)
-
-
-def repro(
-    path: Annotated[Path, typer.Argument(metavar="RECIPE", help="What `condense evaluate --recipe` wrote.")],
-    images: Images,
-    machine: Machine,
-    data: DataName = None,
-    teacher: Teachers = None,
-) -> None:
-    """Run a stored evaluation again and say whether it agrees: exit status 0 if it does, 1 if not.
-
-    Example: condense repro results/cda.recipe.yaml
-
-    The same kind of machine with the same versions must give the same accuracies; another one the same means within 2
-    percentage points.
-    """
-    from condense import pipeline
-
-    with machine.context() as context:
-        rows = pipeline.repro(path, context, data=images.requested(data), teachers=teacher or [])
-    table(
-        ["result", "runs", "stored", "now", "agrees"],
-        [
-            [
-                row.title,
-                str(row.runs),
-                f"{100 * row.stored:.2f}",
-                "-" if row.measured is None else f"{100 * row.measured:.2f}",
-                "yes" if row.agrees else "no",
-            ]
-            for row in rows
-        ],
-    )
-    say("the same machine and versions: equal" if rows[0].exact else "another machine or version: within 2 points")
-    if not all(row.agrees for row in rows):
-        raise typer.Exit(1)
-
-
 def split(values: list[str] | None) -> list[str]:
     """What was said once or several times, with commas or without."""
     return [part for value in values or [] for part in value.split(",") if part]
@@ -226,3 +157,70 @@ def split(values: list[str] | None) -> list[str]:
 
 def words(tried: Mapping[float, float]) -> str:
     return ", ".join(f"{rate:g} ({100 * accuracy:.1f} % of held-out images)" for rate, accuracy in tried.items())
+
+
+def diversity(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="SET...", help="Folders of sets, or a folder of set-0, set-1, ...")
+    ],
+    images: Images,
+    recipe: Recipe,
+    machine: Machine,
+    data: DataName = None,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The folder of a trained network that looks at the images.")
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="One to be trained briefly for that; another than the set's by default."),
+    ] = None,
+    draws: Annotated[int, typer.Option(metavar="N", help="Sets of random real images to stand beside.")] = 20,
+    seed: Seed = None,
+    allow_maker: Annotated[
+        bool, typer.Option("--allow-maker", help="Accept a network that is a teacher of the set.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="A .json file to write.")] = None,
+) -> None:
+    """Say how diverse the images of a class are, and how much of the real class they cover, beside random real images.
+
+    Example: condense diversity synthesized/fashion-mini-ipc10-cda
+
+    A network that did not make the set looks at the images. --set and --config hold settings of its training, by the
+    names of the section teacher. Numbers of sets with other numbers of images per class cannot be compared.
+    """
+    from condense import pipeline
+
+    with machine.context() as context:
+        found = pipeline.diversity(
+            paths,
+            context,
+            data=images.requested(data),
+            teacher=teacher,
+            network=network,
+            settings=recipe.values(),
+            draws=draws,
+            seed=seed or 0,
+            allow_maker=allow_maker,
+            out=out,
+        )
+    for one in found.sets:
+        show_scores(one, found)
+    if out is not None:
+        say(f"wrote {out}")
+
+
+def show_scores(one: SetDiversity, found: Diversity) -> None:
+    from condense.report import rows_of_scores
+
+    sizes = sorted(set(one.images_per_class))
+    seen = f" ({100 * found.network_accuracy:.1f} % on the test images)" if found.network_accuracy is not None else ""
+    pairs(
+        {
+            "set": f"{one.name} ({one.path})",
+            "images": f"{' to '.join(map(str, sizes[:: max(1, len(sizes) - 1)]))} per class",
+            "seen by": f"{found.network}{seen}{', a teacher of a set' if found.is_maker else ''}",
+            "beside": f"{found.draws} draws of as many random real images",
+        }
+    )
+    headings, *rows = rows_of_scores(one)
+    table(headings, rows)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -13,8 +15,9 @@ from condense.config import identity
 from condense.data.spec import Data
 from condense.dataset import DistilledDataset
 from condense.device import Compute
-from condense.evaluation.results import Result, config_hash, versions
-from condense.evaluation.student import StudentRecipe, evaluate_student
+from condense.evaluation.metrics import accuracy_per_class, calibration, confusion, negative_log_likelihood
+from condense.evaluation.results import Result, ResultError, config_hash, versions
+from condense.evaluation.student import StudentRecipe, logits_on_test
 from condense.files import sha256_file
 from condense.memory import peak_memory
 from condense.shards import set_bytes
@@ -22,7 +25,10 @@ from condense.teachers import Teacher
 from condense.training import TrainRecord
 from condense.views.config import VIEW_VERSION
 
-__all__ = ["measure_real", "measure_set", "resolved_config"]
+__all__ = ["judged", "measure_real", "measure_set", "resolved_config"]
+
+MOST_IN_CONFUSION = 100
+"""Classes: the matrix of more would be the larger part of a result."""
 
 
 def measure_set(
@@ -116,12 +122,13 @@ def _measured(
 ) -> dict[str, Any]:
     """The fields that do not depend on whose images they were."""
     config = resolved_config(like, recipe)
+    logits = logits_on_test(network, data, like.spec, compute=compute)
     return {
         "data": data.spec.name,
         "ipc": 1 + max(int(file.columns["slots"].max()) for file in like.files.images),
         "student": recipe.network,
         "targets": recipe.targets,
-        "accuracy": evaluate_student(network, data, like.spec, compute=compute),
+        **judged(logits.numpy(), np.asarray(data.test.labels)),
         "losses": record.losses,
         "steps": record.steps,
         "config": config,
@@ -130,6 +137,23 @@ def _measured(
         "compute": compute.identity(),
         "seconds": record.seconds,
         "peak_memory": peak_of(compute),
+    }
+
+
+def judged(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """The fields of a result that logits (n, K) on the test images give, with their classes (n,).
+
+    Raises :class:`ResultError` for logits that are not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise ResultError("logits are not finite: a failed run is not a result")
+    counts = confusion(logits, labels)
+    return {
+        "accuracy": float(np.trace(counts) / len(labels)),
+        "accuracy_per_class": tuple(None if np.isnan(share) else float(share) for share in accuracy_per_class(counts)),
+        "calibration_error": calibration(logits, labels).expected,
+        "negative_log_likelihood": negative_log_likelihood(logits, labels),
+        "confusion": tuple(map(tuple, counts.tolist())) if len(counts) <= MOST_IN_CONFUSION else None,
     }
 
 

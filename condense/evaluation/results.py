@@ -79,6 +79,14 @@ class Result:
     track: str = ""
     """Name and version of the track, see :mod:`condense.evaluation.tracks`; empty where there was none."""
     format: int = RESULT_FORMAT
+    accuracy_per_class: tuple[float | None, ...] | None = None
+    """On the test images, in the order of the classes; None of a class without any. This and what follows is None in
+    results that were written before it was measured."""
+    calibration_error: float | None = None
+    """Expected, over 15 bins: :func:`condense.evaluation.metrics.calibration`."""
+    negative_log_likelihood: float | None = None
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    """Test images by class (outer) and answer; None of more than 100 classes."""
 
     def __post_init__(self) -> None:
         if self.format != RESULT_FORMAT:
@@ -87,6 +95,14 @@ class Result:
             raise ResultError(f'targets is "{self.targets}", expected "soft" or "hard"')
         if not 0 <= self.accuracy <= 1:
             raise ResultError(f"accuracy is {self.accuracy}, expected a number in [0, 1]")
+        if any(value is not None and not 0 <= value <= 1 for value in self.accuracy_per_class or ()):
+            raise ResultError("accuracy_per_class holds something else than numbers in [0, 1]")
+        if self.calibration_error is not None and not 0 <= self.calibration_error <= 1:
+            raise ResultError(f"calibration_error is {self.calibration_error}, expected a number in [0, 1]")
+        if self.negative_log_likelihood is not None and not 0 <= self.negative_log_likelihood < math.inf:
+            raise ResultError(f"negative_log_likelihood is {self.negative_log_likelihood}, expected at least 0")
+        if any(len(row) != len(self.confusion or ()) or min(row) < 0 for row in self.confusion or ()):
+            raise ResultError("confusion is no square of counts")
         if not all(math.isfinite(loss) for loss in self.losses):
             raise ResultError("losses are not finite: a failed run is not a result")
         if self.config_sha256 != config_hash(self.config):
@@ -99,8 +115,9 @@ class Result:
         return (*map(str, run), str(self.seed), self.config_sha256)
 
     def to_json(self) -> str:
-        """One line without a line end."""
-        return canonical_json(dataclasses.asdict(self))
+        """One line without a line end. What was not measured is left out."""
+        values = dataclasses.asdict(self)
+        return canonical_json({name: value for name, value in values.items() if value is not None})
 
     @classmethod
     def from_json(cls, line: str) -> Result:
@@ -111,24 +128,33 @@ class Result:
             raise ResultError("it is not JSON") from None
         if not isinstance(values, dict):
             raise ResultError(f"it is a JSON {type(values).__name__}, expected an object")
-        fields = dataclasses.fields(cls)
-        names = {field.name for field in fields}
-        needed = {field.name for field in fields if field.default is dataclasses.MISSING} | {"format"}
-        for what, odd in (("lacks", needed - values.keys()), ("has the unknown", values.keys() - names)):
+        names = {field.name for field in dataclasses.fields(cls)}
+        for what, odd in (("lacks", names - LATER - values.keys()), ("has the unknown", values.keys() - names)):
             if odd:
                 raise ResultError(f"it {what} field {', '.join(sorted(odd))}")
         for name, value in values.items():
             _check_type(name, value)
-        return cls(**{**values, "losses": tuple(values["losses"])})
+        lists = {name: _tuples(values[name]) for name in LISTS & values.keys()}
+        return cls(**{**values, **lists})
+
+
+LATER = {"track", "accuracy_per_class", "calibration_error", "negative_log_likelihood", "confusion"}
+"""Fields that the first results did not have."""
+
+LISTS = {"losses", "accuracy_per_class", "confusion"}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _check_type(name: str, value: object) -> None:
     expected: tuple[type, ...]
-    if name in ("accuracy", "seconds"):
+    if name in ("accuracy", "seconds", "calibration_error", "negative_log_likelihood"):
         expected = (int, float)
     elif name in ("config", "versions", "compute"):
         expected = (dict,)
-    elif name == "losses":
+    elif name in LISTS:
         expected = (list,)
     elif name in (
         "condition",
@@ -146,8 +172,15 @@ def _check_type(name: str, value: object) -> None:
         expected = (int,)
     if not isinstance(value, expected) or isinstance(value, bool):
         raise ResultError(f"{name} is {value!r}, expected {expected[-1].__name__}")
-    if name == "losses" and isinstance(value, list) and not all(isinstance(loss, int | float) for loss in value):
-        raise ResultError("losses holds something else than numbers")
+    if isinstance(value, list) and not all(_is_item(name, item) for item in value):
+        raise ResultError(f"{name} holds something else than {'rows of counts' if name == 'confusion' else 'numbers'}")
+
+
+def _is_item(name: str, item: object) -> bool:
+    """Whether a list of that name may hold it."""
+    if name == "confusion":
+        return isinstance(item, list) and len(item) > 0 and all(type(count) is int for count in item)
+    return isinstance(item, int | float) or (item is None and name == "accuracy_per_class")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,15 @@ from condense.training import (
 from condense.views.augment import AUGMENTS, Augment, augment
 from condense.views.config import check_choice
 
-__all__ = ["StudentRecipe", "Trained", "evaluate_student", "train_on_real", "train_student", "train_students"]
+__all__ = [
+    "StudentRecipe",
+    "Trained",
+    "evaluate_student",
+    "logits_on_test",
+    "train_on_real",
+    "train_student",
+    "train_students",
+]
 
 
 def _optim() -> OptimConfig:
@@ -341,8 +349,13 @@ class Guide:
 
 def evaluate_student(network: nn.Module, data: Data, spec: DatasetSpec, *, compute: Compute) -> float:
     """Accuracy in [0, 1] on all test images, normalised as the student's training images were (``spec``)."""
+    return accuracy(logits_on_test(network, data, spec, compute=compute), np.asarray(data.test.labels))
+
+
+def logits_on_test(network: nn.Module, data: Data, spec: DatasetSpec, *, compute: Compute) -> Tensor:
+    """Logits of all test images, normalised by ``spec``: float32 (n, K) on the CPU."""
     check_same_data(spec, data.spec)
-    return accuracy(predict(network, data.test.images, spec, compute=compute), np.asarray(data.test.labels))
+    return predict(network, data.test.images, spec, compute=compute)
 
 
 def check_same_data(of_set: DatasetSpec, of_data: DatasetSpec) -> None:

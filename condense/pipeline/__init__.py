@@ -5,6 +5,7 @@ not computed again, so every function here can be called again after an interrup
 """
 
 from condense.pipeline.context import Context, DataRequest
+from condense.pipeline.diversity import diversity
 from condense.pipeline.estimate import Estimate, estimate
 from condense.pipeline.repro import Agreement, repro, write_recipe
 from condense.pipeline.request import Request, resolve
@@ -20,6 +21,7 @@ __all__ = [
     "Request",
     "TrainOutcome",
     "distill",
+    "diversity",
     "estimate",
     "evaluate",
     "import_teacher",

@@ -72,8 +72,12 @@ class Row:
             return f"{head}: the baseline"
         if self.difference is None:
             return f"{head}: no run of {self.baseline} to compare with (same set numbers, seeds and recipe)"
-        beside = f"; {self.to_coreset.statement(self.coreset)}, the best coreset" if self.to_coreset else ""
-        return f"{head}: {self.difference.statement(self.baseline)}{beside}"
+        words = f"{head}: {self.difference.statement(self.baseline)}"
+        if self.difference.verdict == "undecided" and self.difference.sd is not None:
+            words += f"; {self.difference.outlook()}"
+        if self.to_coreset:
+            words += f"; {self.to_coreset.statement(self.coreset)}, the best coreset"
+        return words
 
 
 def rows_of(results: Sequence[Result], baseline: str = "random") -> list[Row]:
