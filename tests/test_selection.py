@@ -1,5 +1,4 @@
-"""Choosing real images: every picker against its definition, written out over whole matrices; and the methods made of
-them, from a log of training to a finished set."""
+"""Choosing real images: every picker against its definition, written out over whole matrices."""
 
 from __future__ import annotations
 

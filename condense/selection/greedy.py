@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from condense.selection.picking import Indices
-from condense.selection.table import FAR, Features, Table
+from condense.selection.table import FAR, Matrix, Table
 
 __all__ = ["herding", "k_center"]
 
 
-def herding(features: Features, members: Indices, count: int, *, block: int | None = None) -> Indices:
+def herding(features: Matrix, members: Indices, count: int, *, block: int | None = None) -> Indices:
     """Keep the mean of what is picked near the mean of the class.
 
     With mean mu and t images picked, the next is the unused i of least ``||(t + 1) mu - sum of picked - f_i||``
@@ -30,7 +30,7 @@ def herding(features: Features, members: Indices, count: int, *, block: int | No
 
 
 def k_center(
-    features: Features, members: Indices, count: int, *, start: int | None = None, block: int | None = None
+    features: Matrix, members: Indices, count: int, *, start: int | None = None, block: int | None = None
 ) -> Indices:
     """Farthest first: each pick is the image farthest from the nearest of those picked (Sener and Savarese 2018).
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from condense.selection.picking import Indices
-from condense.selection.table import ELEMENTS, FAR, Features, Table
+from condense.selection.table import ELEMENTS, FAR, Matrix, Table
 
 __all__ = ["k_means", "lloyd", "nearest_unused", "plus_plus"]
 
 
 def k_means(
-    features: Features,
+    features: Matrix,
     members: Indices,
     count: int,
     random: np.random.Generator,

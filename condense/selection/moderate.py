@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from condense.selection.picking import Indices
-from condense.selection.table import ELEMENTS, Features, Table, ticks
+from condense.selection.table import ELEMENTS, Matrix, Table, ticks
 
 __all__ = ["moderate"]
 
 
-def moderate(features: Features, members: Indices, count: int, *, block: int | None = None) -> Indices:
+def moderate(features: Matrix, members: Indices, count: int, *, block: int | None = None) -> Indices:
     """The images whose distance to the class's median is nearest to the median of these distances, nearest first.
 
     The class's median is taken feature by feature; a median of an even number is the mean of the middle two. Nested in
@@ -32,7 +32,7 @@ def _from_median(distances: Tensor) -> Indices:
     return ticks((distances - median).abs(), float(distances.max()))
 
 
-def _medians(features: Features, members: Indices) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _medians(features: Matrix, members: Indices) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Of each column over the members, float64 (d,), a few columns at a time."""
     width = features.shape[1]
     at_once = max(1, ELEMENTS // len(members))

@@ -13,9 +13,9 @@ from torch import Tensor
 from condense.errors import MethodError
 from condense.selection.picking import Indices, refuse_too_few
 
-__all__ = ["ELEMENTS", "FAR", "Features", "Table", "ticks"]
+__all__ = ["ELEMENTS", "FAR", "Matrix", "Table", "ticks"]
 
-Features = npt.NDArray[Any]
+Matrix = npt.NDArray[Any]
 """Of all images: float16, float32 or float64 (N, d), possibly a memory map."""
 
 BLOCK_BYTES = 2**28
@@ -43,7 +43,7 @@ class Table:
     `MethodError` for values that are not finite, and unless ``count`` members can be picked.
     """
 
-    def __init__(self, features: Features, members: Indices, count: int, block: int | None = None) -> None:
+    def __init__(self, features: Matrix, members: Indices, count: int, block: int | None = None) -> None:
         refuse_too_few(members, count)
         self.features, self.members = features, members
         self.block = block or max(1, BLOCK_BYTES // (8 * features.shape[1]))
