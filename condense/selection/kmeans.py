@@ -43,7 +43,6 @@ def plus_plus(table: Table, count: int, random: np.random.Generator) -> Indices:
     for slot in range(1, count):
         unused[chosen[slot - 1]] = False
         nearest = np.minimum(nearest, table.distances(table.row(chosen[slot - 1])))
-        nearest[chosen[:slot]] = 0
         reached = np.cumsum(nearest)  # whole numbers: the same draw whatever the rounding
         if reached[-1]:
             chosen[slot] = np.searchsorted(reached, random.integers(reached[-1]), side="right")
