@@ -666,3 +666,25 @@ def test_a_probe_has_something_like_what_is_precomputed(name: str, tmp_path: Pat
         else:
             assert Dynamics.read(folder).error.shape == (2, 120)
     assert not context.store.root.exists()
+
+
+@pytest.mark.parametrize("name", ["k-means", "herding"])
+def test_a_job_that_needs_too_much_memory_is_done_in_halves(
+    name: str, tmp_path: Path, tiny_data: Data, teacher_folder: Path
+) -> None:
+    """To the same images, though the halves of a set that is not nested must know its whole size."""
+    whole, halved = (fresh_context(tmp_path / store, tiny_data) for store in ("whole", "halved"))
+    request = request_of(name)
+    makers = teacher_jobs(request, tiny_data, halved, [teacher_folder])
+    jobs = in_order(set_jobs(request, tiny_data.spec, halved, makers, name="set"))
+    [rows] = [job for job in jobs if job.kind == "rows"]
+    halved.store.halve(rows.id)
+    made = [
+        condense.load(distill(request, context, out=tmp_path / f"set{number}", teachers=[teacher_folder])[0])
+        for number, context in enumerate((whole, halved))
+    ]
+    np.testing.assert_array_equal(made[0].images, made[1].images)
+    assert [title for title in titles(halved.store.root) if "slots" in title] == [
+        f"{name}, set 0, slots 0 to 1",
+        f"{name}, set 0, slots 2 to 3",
+    ]
