@@ -21,7 +21,7 @@ def last_layer(name: str, network: nn.Module, shape: InputShape) -> nn.Linear:
     Found by running zeros through the network, so it serves any network. Raises :class:`NetworkError`, calling it
     ``name``, for one that does not end in a linear layer of flat features.
     """
-    calls: list[tuple[nn.Linear, Tensor, Tensor]] = []
+    calls: list[tuple[nn.Linear, Tensor]] = []
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     training = network.training
     first = next(network.parameters(), torch.empty(0))
@@ -29,12 +29,12 @@ def last_layer(name: str, network: nn.Module, shape: InputShape) -> nn.Linear:
     with ExitStack() as stack:
         stack.callback(network.train, training)
         for layer in layers:
-            handle = layer.register_forward_hook(lambda own, given, out: calls.append((own, given[0], out)))
+            handle = layer.register_forward_hook(lambda own, _, out: calls.append((own, out)))
             stack.callback(handle.remove)
         logits = network.eval()(zeros)
     if calls:
-        layer, given, out = calls[-1]
-        if given.ndim == 2 and out.shape == logits.shape and torch.equal(out.to(logits.dtype), logits):
+        layer, out = calls[-1]
+        if out.shape == logits.shape and torch.equal(out.to(logits.dtype), logits):
             return layer
     raise NetworkError(
         f'network "{name}" does not end in a linear layer, so it has no features to choose images by; use one that '
