@@ -212,6 +212,7 @@ def memory_child(compute: Compute) -> None:
             job,
             teachers=[Teacher(network.eval(), info)],
             train=None,
+            precomputed=None,
             compute=compute,
             report=silent,
             checkpoint=NoCheckpoint(),

@@ -37,7 +37,9 @@ __all__ = [
     "OptimConfig",
     "TrainRecord",
     "accuracy",
+    "each_block",
     "fit",
+    "fit_together",
     "predict",
 ]
 
@@ -403,7 +405,39 @@ def _mode(network: nn.Module, *, training: bool) -> Iterator[None]:
             module.training = was
 
 
+Take = Callable[[int, Tensor], object]
+"""``take(first, logits)``: of the images ``first``, ``first`` + 1, ...: float32 (n, K) on the device."""
+
+
 @torch.no_grad()
+def each_block(
+    network: nn.Module,
+    images: npt.NDArray[np.uint8],
+    spec: DatasetSpec,
+    take: Take,
+    *,
+    compute: Compute,
+    start: int = 0,
+    batch_size: int = 500,
+    report: Report = silent,
+    stage: str = "predicting",
+) -> None:
+    """Run ``network`` in eval mode over ``images`` uint8 (N, H, W, C), normalised by ``spec``, block by block.
+
+    ``images`` may be a memory map; it is read ``batch_size`` images at a time, from image ``start`` on. The network is
+    moved to the device.
+    """
+    device = compute.torch_device
+    network.to(device).to(memory_format=torch.channels_last)
+    with compute.applied(), _mode(network, training=False):
+        for first in range(start, len(images), batch_size):
+            pixels = to_pixels(images[first : first + batch_size]).to(device)
+            with compute.autocast():
+                logits = network(normalise(pixels, spec)).float()
+            take(first, logits)
+            report(stage, first + len(pixels), len(images))
+
+
 def predict(
     network: nn.Module,
     images: npt.NDArray[np.uint8],
@@ -416,16 +450,19 @@ def predict(
 ) -> Tensor:
     """Logits of ``images`` uint8 (N, H, W, C), normalised by ``spec``, in eval mode: float32 (N, K) on the CPU.
 
-    ``images`` may be a memory map; it is read ``batch_size`` images at a time. The network is moved to the device.
+    See :func:`each_block`, which does it.
     """
-    device = compute.torch_device
-    network.to(device).to(memory_format=torch.channels_last)
     blocks = [torch.empty(0, spec.n_classes)]
-    with compute.applied(), compute.autocast(), _mode(network, training=False):
-        for start in range(0, len(images), batch_size):
-            pixels = to_pixels(images[start : start + batch_size]).to(device)
-            blocks.append(network(normalise(pixels, spec)).float().cpu())
-            report(stage, start + len(pixels), len(images))
+    each_block(
+        network,
+        images,
+        spec,
+        lambda _, logits: blocks.append(logits.cpu()),
+        compute=compute,
+        batch_size=batch_size,
+        report=report,
+        stage=stage,
+    )
     return torch.cat(blocks)
 
 

@@ -43,7 +43,7 @@ from condense.pipeline import Context, DataRequest, distill, diversity, resolve
 from condense.pipeline.diversity import brief, drawn_places, other_network
 from condense.report import rows_of_scores
 from condense.teachers import Teacher, TeacherInfo, TeacherRecipe, load_teacher
-from condense.teachers.features import extractor_of
+from condense.teachers.extractor import extractor_of
 from condense.training import predict
 
 CPU = Compute()
@@ -346,7 +346,7 @@ def test_features_come_in_blocks_and_in_float32(tiny_data: Data, monkeypatch: py
     teacher = teacher_of(build("resnet8", channels=3, height=12, width=12, n_classes=3), tiny_data.spec)
     images = tiny_data.train.images[:30]
     whole = extractor_of(teacher, CPU).features(images)
-    monkeypatch.setattr("condense.teachers.features.BLOCK", 7)
+    monkeypatch.setattr("condense.teachers.extractor.BLOCK", 7)
     extractor = extractor_of(teacher, Compute(precision="bf16"))
     assert [len(block) for block in extractor.blocks(images)] == [7, 7, 7, 7, 2]
     np.testing.assert_allclose(extractor.features(images), whole, atol=1e-5)
@@ -355,7 +355,7 @@ def test_features_come_in_blocks_and_in_float32(tiny_data: Data, monkeypatch: py
 
 @pytest.mark.parametrize("network", [Foreign(lambda logits: logits.relu() - 1), Everywhere(), nn.Conv2d(3, 3, 12)])
 def test_networks_without_a_last_linear_layer_are_refused(network: nn.Module, tiny_data: Data) -> None:
-    with pytest.raises(NetworkError, match="nothing says what its features are; use another network"):
+    with pytest.raises(NetworkError, match="nothing says what its features are; use one that does"):
         extractor_of(teacher_of(network, tiny_data.spec), CPU)
 
 

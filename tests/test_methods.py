@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from condense import seeding
 from condense.checkpoint import Checkpoint, NoCheckpoint
 from condense.config import from_mapping, to_mapping
 from condense.data import Data, DatasetSpec, Split
@@ -18,20 +19,28 @@ from condense.data.pixels import normalise, to_pixels
 from condense.device import Compute
 from condense.errors import CondenseError, ConfigError, MethodError, TeacherError
 from condense.methods import METHODS, Method, Rows, SynthesisJob
-from condense.methods.base import slot_blocks
+from condense.methods.base import Precomputed, slot_blocks
 from condense.methods.cda import CDA
 from condense.methods.recovery import RecoveryConfig, ViewChanges
 from condense.methods.sre2l import SRe2L
 from condense.networks import build
 from condense.progress import silent
 from condense.selection import pick_random
-from condense.teachers import Teacher, TeacherInfo
+from condense.teachers import Dynamics, Features, Teacher, TeacherInfo
 from condense.views.recovery import RecoveryViews
 
 SMALL: dict[str, list[dict[str, Any]]] = {
     "sre2l": [{"steps": 3}, {"steps": 3, "start": "real"}],
     "cda": [{"steps": 3}, {"steps": 3, "start": "real"}],
     "random": [{}],
+    "herding": [{}],
+    "k-center": [{}, {"start": "random"}],
+    "k-means": [{}, {"iterations": 0}],
+    "moderate": [{}],
+    "el2n": [{}, {"end": "hard"}, {"end": "window", "offset": 30}],
+    "forgetting": [{}, {"end": "hard", "ties": "first"}],
+    "ccs": [{}, {"beta": 0.5, "strata": 2}],
+    "cad-prune": [{}, {"window": 3, "windows": 1}],
 }
 """Settings of seconds for every method: a new one needs a row here."""
 
@@ -58,10 +67,21 @@ def teacher_of(spec: DatasetSpec, network: str = "resnet8", seed: int = 0) -> Te
     return Teacher(build(network, **shape, seed=seed).eval().requires_grad_(False), info)
 
 
+def known_of(method: Method, job: SynthesisJob, count: int) -> Precomputed:
+    """Features or a log as of a network of the job's own set and seed."""
+    random = seeding.generator(job.seed, "what a network knows", job.set_index)
+    if method.needs.precomputed == "features":
+        return Features(*(random.standard_normal((count, d)).astype(np.float16) for d in (6, 3)))
+    if method.needs.precomputed == "dynamics":
+        return Dynamics(*(random.random((8, count)).astype(np.float16) for _ in range(3)))
+    return None
+
+
 def do(method: Method, job: SynthesisJob, data: Data, **given: Any) -> Rows:
     settings: dict[str, Any] = {
         "teachers": [teacher_of(data.spec)],
         "train": data.train,
+        "precomputed": known_of(method, job, len(data.train)),
         "compute": Compute(),
         "report": silent,
         "checkpoint": NoCheckpoint(),
@@ -71,7 +91,7 @@ def do(method: Method, job: SynthesisJob, data: Data, **given: Any) -> Rows:
 
 
 def job_of(spec: DatasetSpec, slots: tuple[int, ...] = (0, 1), set_index: int = 0, seed: int = 3) -> SynthesisJob:
-    return SynthesisJob(spec=spec, set_index=set_index, seed=seed, slots=slots, classes=(0, 1, 2))
+    return SynthesisJob(spec=spec, set_index=set_index, seed=seed, slots=slots, classes=(0, 1, 2), ipc=3)
 
 
 def test_the_table_is_whole() -> None:
@@ -304,7 +324,7 @@ def test_teachers_that_cannot_serve_are_refused(name: str, tiny_data: Data) -> N
             do(method, job_of(spec), tiny_data, teachers=teachers)
 
 
-@pytest.mark.parametrize(("name", "settings"), [("random", {}), ("sre2l", {"start": "real"})])
+@pytest.mark.parametrize(("name", "settings"), [("random", {}), ("sre2l", {"start": "real"}), ("herding", {})])
 def test_missing_real_images_are_refused(name: str, settings: dict[str, Any], tiny_data: Data) -> None:
     with pytest.raises(MethodError, match="needs the training images"):
         do(made(name, settings), job_of(tiny_data.spec), tiny_data, train=None)

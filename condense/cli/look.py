@@ -200,7 +200,9 @@ def needs_of(method: Any, config: Any) -> str:
     """In words."""
     needs = method(config).needs
     teachers = {"none": "no teacher", "batchnorm": "teachers with BatchNorm", "any": "teachers"}[needs.teachers]
-    return f"{teachers}, {'real images' if needs.real_images else 'no real images'}"
+    images = "real images" if needs.real_images else "no real images"
+    more = {"none": "", "features": ", the features of a teacher", "dynamics": ", a scoring run"}[needs.precomputed]
+    return f"{teachers}, {images}{more}"
 
 
 def settings_of(config: Any, prefix: str = "") -> list[list[str]]:

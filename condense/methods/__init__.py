@@ -2,7 +2,9 @@
 
 from condense.methods.base import Method, Needs, Rows, SynthesisJob
 from condense.methods.cda import CDA
+from condense.methods.feature_coresets import Herding, KCenter, KMeans, Moderate
 from condense.methods.random_real import RandomReal
+from condense.methods.score_coresets import CCS, EL2N, CADPrune, Forgetting
 from condense.methods.sre2l import SRe2L
 
 __all__ = ["METHODS", "Method", "Needs", "Rows", "SynthesisJob", "choosers"]
@@ -11,6 +13,14 @@ METHODS: dict[str, type[Method]] = {
     "sre2l": SRe2L,
     "cda": CDA,
     "random": RandomReal,
+    "herding": Herding,
+    "k-center": KCenter,
+    "k-means": KMeans,
+    "moderate": Moderate,
+    "el2n": EL2N,
+    "forgetting": Forgetting,
+    "ccs": CCS,
+    "cad-prune": CADPrune,
 }
 
 

@@ -16,28 +16,39 @@ from condense.device import Compute
 from condense.errors import MethodError, TeacherError
 from condense.networks import batchnorm_layers
 from condense.progress import Report
-from condense.teachers import Teacher
+from condense.teachers import Dynamics, Features, Teacher, TeacherRecipe
 
-__all__ = ["JobSizes", "Method", "Needs", "Rows", "SynthesisJob", "slot_blocks"]
+__all__ = ["JobSizes", "Method", "Needs", "Precomputed", "Rows", "SynthesisJob", "chunks", "slot_blocks"]
+
+Precomputed = Features | Dynamics | None
+"""What :class:`Needs` asks to be computed beforehand, once for all methods that ask for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a method cannot work without."""
+    """What a method cannot work without.
+
+    ``precomputed``: ``features`` of all training images, or the ``dynamics`` of a training on them.
+    """
 
     teachers: Literal["none", "any", "batchnorm"]
     real_images: bool
+    precomputed: Literal["none", "features", "dynamics"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisJob:
-    """One block of a set: every slot for every class. Slots are IPC indices, from 0."""
+    """One block of a set: every slot for every class. Slots are IPC indices, from 0.
+
+    ``ipc``: images per class of the whole set, where what a slot holds depends on that; None where it does not.
+    """
 
     spec: DatasetSpec
     set_index: int
     seed: int
     slots: tuple[int, ...]
     classes: tuple[int, ...]
+    ipc: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +133,20 @@ class Method(ABC):
         """Steps of one job; 0 where nothing is optimised."""
         return 0
 
+    @property
+    def sets_differ(self) -> bool:
+        """Whether sets of different numbers are independent; False where they would be the same images."""
+        return True
+
+    def network_recipe(
+        self, teacher: TeacherRecipe, spec: DatasetSpec, ipc: int, set_index: int, seed: int
+    ) -> TeacherRecipe | None:
+        """The network whose features or training a set needs, ``teacher`` being how teachers are trained.
+
+        None, for features, means the first teacher.
+        """
+        return None
+
     def jobs(self, spec: DatasetSpec, ipc: int, set_index: int, seed: int) -> list[SynthesisJob]:
         """The jobs of a set of ``ipc`` images per class: those of a smaller set, and some more.
 
@@ -131,7 +156,7 @@ class Method(ABC):
         return [
             SynthesisJob(spec=spec, set_index=set_index, seed=seed, slots=slots, classes=tuple(classes))
             for slots in slot_blocks(ipc, max(1, self.sizes.images // chunk))
-            for classes in _chunks(range(spec.n_classes), chunk)
+            for classes in chunks(range(spec.n_classes), chunk)
         ]
 
     def check(self, spec: DatasetSpec, ipc: int, teachers: Sequence[Teacher] | None = None) -> None:
@@ -170,12 +195,17 @@ class Method(ABC):
         *,
         teachers: Sequence[Teacher],
         train: Split | None,
+        precomputed: Precomputed,
         compute: Compute,
         report: Report,
         checkpoint: Checkpoint,
     ) -> Rows:
-        """Do one job, going on from ``checkpoint``. ``train``: the real training images, if they are needed."""
+        """Do one job, going on from ``checkpoint``.
+
+        ``train``: the real training images, if they are needed. ``precomputed``: what `needs` says of them.
+        """
 
 
-def _chunks(classes: range, size: int) -> Iterator[range]:
+def chunks(classes: range, size: int) -> Iterator[range]:
+    """Consecutive classes, at most ``size`` at a time."""
     return (classes[start : start + size] for start in range(0, len(classes), size))

@@ -13,7 +13,7 @@ from condense.data.spec import Split
 from condense.data.split import holdout
 from condense.device import Compute
 from condense.errors import ConfigError, MethodError
-from condense.methods.base import JobSizes, Method, Needs, Rows, SynthesisJob
+from condense.methods.base import JobSizes, Method, Needs, Precomputed, Rows, SynthesisJob
 from condense.progress import Report
 from condense.selection import pick_random
 from condense.teachers import Teacher
@@ -54,6 +54,7 @@ class RandomReal(Method):
         *,
         teachers: Sequence[Teacher],
         train: Split | None,
+        precomputed: Precomputed,
         compute: Compute,
         report: Report,
         checkpoint: Checkpoint,

@@ -17,7 +17,7 @@ from condense.data.spec import DatasetSpec, Split
 from condense.device import Compute
 from condense.errors import ConfigError, MethodError
 from condense.inversion import AdamConfig, Problem, Stage, invert, together
-from condense.methods.base import JobSizes, Method, Needs, Rows, SynthesisJob
+from condense.methods.base import JobSizes, Method, Needs, Precomputed, Rows, SynthesisJob
 from condense.objectives import BatchNormDistance, CrossEntropy
 from condense.progress import Report
 from condense.selection import pick_random
@@ -130,6 +130,7 @@ class RecoveryMethod(Method):
         *,
         teachers: Sequence[Teacher],
         train: Split | None,
+        precomputed: Precomputed,
         compute: Compute,
         report: Report,
         checkpoint: Checkpoint,

@@ -33,8 +33,9 @@ def check_against(names: Sequence[str]) -> None:
 
 
 def need_teachers(names: Sequence[str]) -> bool:
-    """Whether choosing takes a teacher."""
-    return any(METHODS[name](METHODS[name].Config()).needs.teachers != "none" for name in names if name != WHOLE)
+    """Whether choosing takes a teacher: by its answers, or by its features."""
+    needs = [METHODS[name](METHODS[name].Config()).needs for name in names if name != WHOLE]
+    return any(one.teachers != "none" or one.precomputed == "features" for one in needs)
 
 
 def chosen_sets(

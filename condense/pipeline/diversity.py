@@ -28,7 +28,7 @@ from condense.pipeline.teachers import build_for
 from condense.seeding import key
 from condense.selection import pick_random
 from condense.teachers import Teacher, check_teacher, load_teacher
-from condense.teachers.features import Extractor, extractor_of
+from condense.teachers.extractor import Extractor, extractor_of
 from condense.teachers.recipe import TeacherRecipe, length_of
 
 __all__ = ["diversity", "other_network"]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from condense.config import from_mapping
 from condense.data import Data, holdout
 from condense.engine.events import read_events
 from condense.engine.job import Job, in_order
@@ -30,8 +31,9 @@ from condense.pipeline.plans import name_of, set_jobs
 from condense.pipeline.request import Request
 from condense.pipeline.teachers import build_for, teacher_jobs
 from condense.pipeline.workers import write_rows
-from condense.teachers import TeacherInfo, save_teacher
-from condense.teachers.recipe import length_of
+from condense.teachers import Dynamics, TeacherInfo, save_teacher
+from condense.teachers.features import write_features
+from condense.teachers.recipe import TeacherRecipe, length_of
 from condense.teachers.teacher import weights_sha256
 
 __all__ = ["Estimate", "KindEstimate", "estimate", "explain"]
@@ -115,11 +117,12 @@ def steps_of(job: Job, request: Request, data: Data) -> int:
     """Optimisation steps of a job."""
     if job.kind == "rows":
         return request.method.optimisation_steps
-    if job.kind == "teacher":
-        kept, _ = holdout(data.train.labels, request.teacher.holdout, request.teacher.seed)
-        epochs, steps = length_of(request.teacher, len(kept))
-        return epochs * steps
-    return 0
+    if job.kind not in ("teacher", "dynamics"):
+        return 0
+    recipe = from_mapping(TeacherRecipe, job.config["recipe"])
+    kept = holdout(data.train.labels, recipe.holdout, recipe.seed)[0] if job.kind == "teacher" else data.train.labels
+    epochs, steps = length_of(recipe, len(kept))
+    return epochs * steps
 
 
 class _Prober:
@@ -179,19 +182,31 @@ class _Prober:
     def _probe(self, jobs: list[Job]) -> tuple[float | None, int | None]:
         """Seconds for all these jobs of one kind, and the peak memory of the largest; None where that is not known."""
         probes: dict[str, Callable[[list[Job]], tuple[float | None, int | None]]] = {
-            "teacher": self._teacher,
+            "teacher": self._training,
+            "dynamics": self._training,
+            "features": self._features,
             "rows": self._rows,
             "labels": self._labels,
         }
         return probes[jobs[0].kind](jobs) if jobs and jobs[0].kind in probes else (0.0, None)
 
-    def _teacher(self, jobs: list[Job]) -> tuple[float | None, int | None]:
+    def _training(self, jobs: list[Job]) -> tuple[float | None, int | None]:
+        """Of a scoring run without its looks at all images, unless an epoch ends within the probe."""
+        seconds, peak = self._run(jobs[0])
+        self.scratch.store.discard(jobs[0].id)
+        return None if seconds is None else seconds * len(jobs), peak
+
+    def _features(self, jobs: list[Job]) -> tuple[float | None, int | None]:
+        self._have(jobs[0].inputs[0])
         seconds, peak = self._run(jobs[0])
         self.scratch.store.discard(jobs[0].id)
         return None if seconds is None else seconds * len(jobs), peak
 
     def _rows(self, jobs: list[Job]) -> tuple[float | None, int | None]:
-        """With one slot and with two: time and memory grow by so much with each."""
+        """With one slot and with two: time and memory grow by so much with each. Of a coreset a whole job."""
+        if self.request.method.needs.precomputed != "none":
+            one, peak = self._run(self._with_slots(jobs[0], jobs[0].groups))
+            return None if one is None else one * len(jobs), peak
         one, one_peak = self._run(self._with_slots(jobs[0], 1))
         if one is None or max(job.groups for job in jobs) == 1:
             return None if one is None else one * len(jobs), one_peak
@@ -204,7 +219,7 @@ class _Prober:
 
     def _with_slots(self, job: Job, count: int) -> Job:
         for below in job.inputs:
-            self._have_teacher(below)
+            self._have(below)
         return replace(job, config={**job.config, "slots": job.config["slots"][:count]}, groups=count)
 
     def _labels(self, jobs: list[Job]) -> tuple[float | None, int | None]:
@@ -213,7 +228,7 @@ class _Prober:
         ipc = min(self.request.ipc, max(1, PROBE_IMAGES // classes))
         images, *teachers = jobs[0].inputs
         for teacher in teachers:
-            self._have_teacher(teacher)
+            self._have(teacher)
         rows = Job("rows", {"probe": ipc})
         random = np.random.default_rng(0).integers(0, 256, (ipc * classes, *self.data.spec.image_shape), np.uint8)
         labels = np.tile(np.arange(classes), ipc)
@@ -222,19 +237,38 @@ class _Prober:
         seconds, peak = self._run(replace(jobs[0], inputs=(few, *teachers)))
         return None if seconds is None else seconds * len(jobs) * self.request.ipc / ipc, peak
 
-    def _have_teacher(self, job: Job) -> None:
-        """Put a teacher of this id into the scratch store: the real one if it is there, else one that knows nothing."""
-        store = self.scratch.store
+    def _have(self, job: Job) -> None:
+        """Put an input of this id into the scratch store: the real one if it is there, else one that knows nothing."""
+        store, made = self.scratch.store, {"teacher": self._write_untrained, "dynamics": self._write_random_log}
         if store.has(job.id):
             return
-        if job.kind != "teacher":
-            run(lambda: [job], self.scratch)
-        elif self.context.store.has(job.id):
+        if self.context.store.has(job.id):
             shutil.copytree(self.context.store.path(job.id), store.path(job.id))
+        elif job.kind in made:
+            store.make(job, lambda folder: made[job.kind](folder, job))
+        elif job.kind == "features":
+            self._have(job.inputs[0])
+            store.make(job, lambda folder: self._write_random_features(folder, job))
         else:
-            store.make(job, self._write_untrained)
+            run(lambda: [job], self.scratch)
 
-    def _write_untrained(self, folder: Path) -> None:
+    def _write_random_log(self, folder: Path, job: Job) -> None:
+        epochs, _ = length_of(from_mapping(TeacherRecipe, job.config["recipe"]), len(self.data.train))
+        shape = (epochs, len(self.data.train))
+        log = (np.random.default_rng(n).random(shape, np.float32).astype(np.float16) for n in range(3))
+        Dynamics(*log).write(folder)
+
+    def _write_random_features(self, folder: Path, job: Job) -> None:
+        """As many and as wide as the teacher's."""
+        few = np.zeros((2, *self.data.spec.image_shape), np.uint8)
+        [teacher] = self.scratch.teachers([self.scratch.store.path(job.inputs[0].id)])
+        write_features(folder, teacher, few, compute=self.context.compute)
+        for name in ("features", "logits"):
+            width = np.load(folder / f"{name}.npy").shape[1]
+            random = np.random.default_rng(0).standard_normal((len(self.data.train), width), np.float32)
+            np.save(folder / f"{name}.npy", random.astype(np.float16))
+
+    def _write_untrained(self, folder: Path, job: Job) -> None:
         network = build_for(self.data.spec, self.request.teacher.network)
         info = TeacherInfo(
             network=self.request.teacher.network,

@@ -86,10 +86,12 @@ def set_job(
 ) -> Job:
     """The jobs of one set."""
     method = request.method
+    asked = teachers if method.needs.teachers != "none" else ()
+    inputs = (*asked, *precomputed_jobs(request, spec, context, teachers, common, index))
     blocks = tuple(
         job
         for block in method.jobs(spec, request.ipc, index, request.seed)
-        for job in rows_jobs(method, block, context, teachers, common)
+        for job in rows_jobs(method, block, context, inputs, common)
     )
     images = Job("images", {"ipc": request.ipc}, inputs=blocks, title=f"images of set {index}", **common)
     labels = labels_job(request.labels, images, labellers, context, common, title=f"labels of set {index}")
@@ -110,11 +112,34 @@ def set_job(
     return Job("set", {"info": info}, inputs=(images, labels, *labellers), title=f"set {index}", **common)
 
 
+def precomputed_jobs(
+    request: Request,
+    spec: DatasetSpec,
+    context: Context,
+    teachers: tuple[Job, ...],
+    common: Mapping[str, Any],
+    index: int,
+) -> tuple[Job, ...]:
+    """What the method needs to know of all training images: one job, or none."""
+    method, compute = request.method, context.compute.identity()
+    if method.needs.precomputed == "none":
+        return ()
+    recipe = method.network_recipe(request.teacher, spec, request.ipc, index, request.seed)
+    if method.needs.precomputed == "dynamics":
+        recipe = recipe or request.teacher
+        config = {"recipe": identity(recipe), "compute": compute}
+        return (Job("dynamics", config, title=f"scoring run of {recipe.network}", **common),)
+    network = teachers[0]
+    if recipe is not None:
+        network = teacher_job(request.data, context.data(request.data), recipe, context)
+    return (Job("features", {"compute": compute}, inputs=(network,), title=f"features, {network}", **common),)
+
+
 def rows_jobs(
-    method: Method, block: SynthesisJob, context: Context, teachers: tuple[Job, ...], common: Mapping[str, Any]
+    method: Method, block: SynthesisJob, context: Context, inputs: tuple[Job, ...], common: Mapping[str, Any]
 ) -> Iterator[Job]:
     """The job of a block; or, where memory did not suffice for it, those of its halves."""
-    slots = block.slots
+    slots, whole = block.slots, {} if block.ipc is None else {"ipc": block.ipc}
     job = Job(
         "rows",
         {
@@ -125,9 +150,10 @@ def rows_jobs(
             "slots": list(slots),
             "classes": list(block.classes),
             "compute": context.compute.identity(),
+            **whole,
         },
         revision=method.revision,
-        inputs=teachers if method.needs.teachers != "none" else (),
+        inputs=inputs,
         groups=len(slots),
         title=f"{method.name}, set {block.set_index}, slots {slots[0]} to {slots[-1]}",
         **common,
@@ -137,7 +163,7 @@ def rows_jobs(
         return
     middle = (len(slots) + 1) // 2
     for half in (slots[:middle], slots[middle:]):
-        yield from rows_jobs(method, replace(block, slots=half), context, teachers, common)
+        yield from rows_jobs(method, replace(block, slots=half), context, inputs, common)
 
 
 def labels_job(

@@ -42,6 +42,11 @@ class Request:
         for name in ("ipc", "sets"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.sets > 1 and not self.method.sets_differ:
+            raise ConfigError(
+                f"sets is {self.sets}, but {self.method.name} without vary chooses the same images for each; "
+                "ask for one set, or leave vary at true"
+            )
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
 

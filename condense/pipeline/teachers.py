@@ -12,6 +12,8 @@ from condense.engine.job import Job
 from condense.errors import TeacherError
 from condense.files import disk_errors
 from condense.networks import batchnorm_layers, build
+from condense.networks.base import InputShape
+from condense.networks.last_layer import last_layer
 from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.plans import run_all, teacher_job
 from condense.pipeline.publish import publish, refuse_other_files
@@ -61,6 +63,7 @@ def import_teacher(
 
 def teacher_jobs(request: Request, data: Data, context: Context, folders: Sequence[Path]) -> tuple[Job, ...]:
     """The teachers of a distillation: those in ``folders``, checked, or one to be trained."""
+    check_own_network(request, data.spec)
     if folders:
         for folder in folders:
             check_fits(folder, data.spec, request)
@@ -71,7 +74,22 @@ def teacher_jobs(request: Request, data: Data, context: Context, folders: Sequen
             f"method {request.method.name} matches BatchNorm statistics, but network {request.teacher.network} has "
             "none; choose one with batch norm, for example resnet20 or convnet3-bn"
         )
+    if request.method.needs.precomputed == "features":
+        last_layer(request.teacher.network, network, shape_of(data.spec))
     return (teacher_job(request.data, data, request.teacher, context),)
+
+
+def check_own_network(request: Request, spec: DatasetSpec) -> None:
+    """Raises :class:`NetworkError` if the network that the method has trained for itself cannot serve it."""
+    method = request.method
+    if method.needs.precomputed == "none":
+        return
+    recipe = method.network_recipe(request.teacher, spec, request.ipc, request.sets - 1, request.seed)
+    if recipe is None:
+        return
+    network = build_for(spec, recipe.network)
+    if method.needs.precomputed == "features":
+        last_layer(recipe.network, network, shape_of(spec))
 
 
 def check_made(jobs: Sequence[Job], spec: DatasetSpec, request: Request, context: Context) -> None:
@@ -100,6 +118,8 @@ def check_fits(folder: Path, spec: DatasetSpec, request: Request | None = None) 
         needs_batchnorm=request is not None and request.method.needs.teachers == "batchnorm",
         network=teacher.network,
     )
+    if request and request.method.needs.precomputed == "features":
+        last_layer(teacher.info.network, teacher.network, shape_of(spec))
 
 
 def stored_teachers(info: SetInfo, context: Context) -> tuple[Job, ...]:
@@ -119,6 +139,11 @@ def stored_teachers(info: SetInfo, context: Context) -> tuple[Job, ...]:
             "give their folders with --teacher"
         )
     return tuple(jobs)
+
+
+def shape_of(spec: DatasetSpec) -> InputShape:
+    """What a network is given."""
+    return InputShape(spec.channels, spec.height, spec.width)
 
 
 def build_for(spec: DatasetSpec, network: str) -> nn.Module:

@@ -27,12 +27,14 @@ from condense.evaluation.student import StudentRecipe, train_on_real, train_stud
 from condense.files import canonical_json
 from condense.labels import LabelConfig, make_logits, store_labels
 from condense.methods import METHODS
-from condense.methods.base import Rows, SynthesisJob
+from condense.methods.base import Precomputed, Rows, SynthesisJob
 from condense.pipeline.context import Context
 from condense.pipeline.results import keep_failure, keep_result
 from condense.shards import SetInfo, image_name, read_image_files, shard_slices, write_images
 from condense.shards import write_set as finish_set
-from condense.teachers import save_teacher
+from condense.teachers import Dynamics, Features, save_teacher
+from condense.teachers.dynamics import log_dynamics
+from condense.teachers.features import write_features
 from condense.teachers.recipe import TeacherRecipe, train_teacher
 from condense.training import Diverged
 
@@ -62,8 +64,35 @@ def supplied_images(job: Task, inputs: Sequence[Path], desk: Desk, context: Cont
         shutil.copyfile(path, desk.folder / path.name)
 
 
+def features(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
+    """Run a teacher over all training images."""
+    [one] = context.teachers(inputs)
+    write_features(
+        desk.folder,
+        one,
+        context.data_of(job).train.images,
+        compute=context.compute,
+        report=desk.report,
+        checkpoint=desk.checkpoint,
+    )
+
+
+def dynamics(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
+    """Train a network on all training images and log how it learns each of them."""
+    log_dynamics(
+        context.data_of(job),
+        from_mapping(TeacherRecipe, job.config["recipe"], "scoring"),
+        compute=context.compute,
+        report=desk.report,
+        checkpoint=desk.checkpoint,
+    ).write(desk.folder)
+
+
+PRECOMPUTED: dict[str, Callable[[Path], Precomputed]] = {"features": Features.read, "dynamics": Dynamics.read}
+
+
 def rows(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
-    """Synthesise one block of rows."""
+    """Synthesise one block of rows. Inputs: teachers, if it needs them, and what is precomputed, if it needs that."""
     method_class = METHODS[job.config["method"]]
     method = method_class(from_mapping(method_class.Config, job.config["settings"]))
     data = context.data_of(job)
@@ -73,11 +102,14 @@ def rows(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> Non
         seed=job.config["seed"],
         slots=tuple(job.config["slots"]),
         classes=tuple(job.config["classes"]),
+        ipc=job.config.get("ipc"),
     )
+    read = PRECOMPUTED.get(method.needs.precomputed)
     made = method.synthesise(
         block,
-        teachers=context.teachers(inputs),
+        teachers=context.teachers(inputs[:-1] if read else inputs),
         train=data.train,
+        precomputed=read(inputs[-1]) if read else None,
         compute=context.compute,
         report=desk.report,
         checkpoint=desk.checkpoint,
@@ -264,6 +296,8 @@ WORKERS: dict[str, Worker] = {
     "teacher": teacher,
     "supplied-teacher": supplied,
     "supplied-images": supplied_images,
+    "features": features,
+    "dynamics": dynamics,
     "rows": rows,
     "images": images,
     "labels": labels,

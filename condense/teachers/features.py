@@ -1,120 +1,101 @@
-"""What the last layer of a network sees of images, and that layer itself.
-
-Features are in float32, whatever the precision of training: two networks are compared by them, not raced.
-"""
+"""What a teacher makes of the training images: features and logits, for methods that choose images by them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from condense.data.pixels import normalise, to_pixels
+from condense.checkpoint import Checkpoint, NoCheckpoint
 from condense.device import Compute
-from condense.errors import NetworkError
-from condense.networks import Network
+from condense.errors import TeacherError
+from condense.networks.base import InputShape
+from condense.networks.last_layer import features_seen, last_layer
 from condense.progress import Report, silent
 from condense.teachers.teacher import Teacher
+from condense.training import each_block
 
-__all__ = ["Extractor", "extractor_of"]
+__all__ = ["Features", "write_features"]
 
-BLOCK = 500
+BATCH = 500
 
 
 @dataclass(frozen=True, eq=False)
-class Extractor:
-    """A frozen network, cut before its last linear layer. Made by :func:`extractor_of`."""
+class Features:
+    """``features``: what the last layer is given, float16 (N, d). ``logits``: float16 (N, K). By image."""
 
-    teacher: Teacher
-    compute: Compute
-    before: Callable[[Tensor], Tensor]
-    """Normalised images (N, C, H, W) -> features (N, D)."""
-    weight: npt.NDArray[np.float64]
-    """Of the last layer, (K, D); ``bias`` is (K,)."""
-    bias: npt.NDArray[np.float64]
+    features: npt.NDArray[np.float16]
+    logits: npt.NDArray[np.float16]
 
-    @property
-    def size(self) -> int:
-        """D."""
-        return int(self.weight.shape[1])
-
-    def features(self, images: npt.NDArray[np.uint8], report: Report = silent) -> npt.NDArray[np.float32]:
-        """Images uint8 (N, H, W, C), as stored, normalised as the network expects -> float32 (N, D)."""
-        return np.concatenate([np.empty((0, self.size), dtype=np.float32), *self.blocks(images, report)])
-
-    @torch.no_grad()
-    def blocks(self, images: npt.NDArray[np.uint8], report: Report = silent) -> Iterator[npt.NDArray[np.float32]]:
-        """The same, 500 images at a time; ``images`` may be a memory map."""
-        device, spec = self.compute.torch_device, self.teacher.info.spec
-        for start in range(0, len(images), BLOCK):
-            with self.compute.applied():
-                pixels = to_pixels(images[start : start + BLOCK]).to(device)
-                made = self.before(normalise(pixels, spec)).float().cpu().numpy()
-            yield made
-            report("features", start + len(pixels), len(images))
-
-    def logits(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-        """What the last layer makes of features (n, D): float64 (n, K)."""
-        return np.asarray(features.astype(np.float64) @ self.weight.T + self.bias)
+    @classmethod
+    def read(cls, folder: Path) -> Features:
+        """What :func:`write_features` wrote, as memory maps."""
+        features, logits = (np.load(_file(folder, name), mmap_mode="r") for name in ("features", "logits"))
+        return cls(features, logits)
 
 
-def extractor_of(teacher: Teacher, compute: Compute) -> Extractor:
-    """The network cut before its last linear layer.
+def write_features(
+    folder: Path,
+    teacher: Teacher,
+    images: npt.NDArray[np.uint8],
+    *,
+    compute: Compute,
+    report: Report = silent,
+    checkpoint: Checkpoint = NoCheckpoint(),
+) -> None:
+    """Write ``features.npy`` and ``logits.npy`` of ``images`` uint8 (N, H, W, C), seen whole, in eval mode.
 
-    Of the package's own networks by their ``features``; of others by the input of the linear layer that was registered
-    last. Raises :class:`NetworkError` for a network whose logits are not what such a layer makes of (N, D).
+    Goes on from ``checkpoint``. Raises :class:`NetworkError` for a network without a linear layer at its end,
+    :class:`TeacherError` for features beyond float16.
     """
-    network = teacher.network
-    before: Callable[[Tensor], Tensor]
-    if isinstance(network, Network) and isinstance(network.classifier, nn.Linear):
-        before, layer = network.features, network.classifier
-    else:
-        layer = _last_linear(network, teacher.info.network)
-        before = _input_of(layer, network)
-        _check_last(before, layer, teacher)
-    weight = layer.weight.detach().double().cpu().numpy()
-    bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().cpu().numpy()
-    return Extractor(teacher, compute, before, weight, bias)
-
-
-def _last_linear(network: nn.Module, name: str) -> nn.Linear:
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        raise NetworkError(f'network "{name}" has no linear layer, so nothing says what its features are; {ADVICE}')
-    return layers[-1]
-
-
-def _input_of(layer: nn.Linear, network: nn.Module) -> Callable[[Tensor], Tensor]:
-    def before(images: Tensor) -> Tensor:
-        seen: list[Tensor] = []
-        hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            network(images)
-        finally:
-            hook.remove()
-        return seen[-1] if seen else images.new_empty(0)
-
-    return before
-
-
-@torch.no_grad()
-def _check_last(before: Callable[[Tensor], Tensor], layer: nn.Linear, teacher: Teacher) -> None:
-    """On two images: the layer must see (2, D) and make the logits of it."""
     spec = teacher.info.spec
-    pixels = torch.rand(2, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
-    images = pixels.to(layer.weight.device)
-    seen = before(images)
-    if seen.shape != (2, layer.in_features) or not torch.allclose(layer(seen), teacher.network(images), atol=1e-4):
-        name = teacher.info.network
-        raise NetworkError(
-            f'the logits of network "{name}" are not what its last linear layer makes of one vector per image, '
-            f"so nothing says what its features are; {ADVICE}"
+    layer = last_layer(teacher.info.network, teacher.network, InputShape(spec.channels, spec.height, spec.width))
+    wanted = {"features": layer.in_features, "logits": spec.n_classes}
+    arrays = {name: _created(_file(folder, name), (len(images), width)) for name, width in wanted.items()}
+    saved, done = checkpoint.load(), 0
+    if saved is not None:
+        done = int(saved["done"])
+        for name, array in arrays.items():
+            array[:done] = saved[name].numpy()
+    with features_seen(layer) as seen:
+
+        def take(first: int, logits: Tensor) -> None:
+            for name, block in (("features", seen[0]), ("logits", logits)):
+                narrow = block.to(torch.float16).cpu()
+                if not bool(narrow.isfinite().all()):
+                    raise TeacherError(
+                        f"teacher {teacher.info.network} has {name} beyond 65504, which float16 cannot hold; "
+                        "choose images by another teacher"
+                    )
+                arrays[name][first : first + len(narrow)] = narrow.numpy()
+            if checkpoint.due():
+                end = first + len(logits)
+                state = {name: torch.from_numpy(array[:end]) for name, array in arrays.items()}
+                checkpoint.save({**state, "done": torch.tensor(end)})
+
+        each_block(
+            teacher.network,
+            images,
+            spec,
+            take,
+            compute=compute,
+            start=done,
+            batch_size=BATCH,
+            report=report,
+            stage="features",
         )
+    for array in arrays.values():
+        array.flush()
 
 
-ADVICE = "use another network, for example resnet8 or convnet3-bn"
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npy"
+
+
+def _created(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float16]]:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)

@@ -21,12 +21,12 @@ from condense.errors import ConfigError
 from condense.networks import build
 from condense.progress import Report, silent
 from condense.teachers.teacher import TeacherInfo, weights_sha256
-from condense.training import Batch, Batches, OptimConfig, accuracy, fit, predict
+from condense.training import Batch, Batches, Listener, OptimConfig, accuracy, fit, predict
 from condense.views import ViewConfig, plan
 from condense.views.plan import step_offsets
 from condense.views.render import crop_flip
 
-__all__ = ["TeacherRecipe", "length_of", "measure", "train_teacher"]
+__all__ = ["TeacherRecipe", "fit_recipe", "length_of", "measure", "network_of", "train_teacher"]
 
 Indices = npt.NDArray[np.int64]
 USUAL_EPOCHS = 15
@@ -85,27 +85,9 @@ def train_teacher(
     """
     spec = data.spec
     kept, held = holdout(data.train.labels, recipe.holdout, recipe.seed)
-    network = build(
-        recipe.network,
-        channels=spec.channels,
-        height=spec.height,
-        width=spec.width,
-        n_classes=spec.n_classes,
-        seed=recipe.seed,
-    )
-    epochs, steps = length_of(recipe, len(kept))
-    warmup = min(recipe.optim.warmup_steps, epochs * steps // 5)
-    fit(
-        network,
-        augmented_batches(data, kept, recipe, compute),
-        partial(nn.functional.cross_entropy, label_smoothing=recipe.label_smoothing),
-        replace(recipe.optim, warmup_steps=warmup),
-        epochs=epochs,
-        steps_per_epoch=steps,
-        compute=compute,
-        report=report,
-        name="teacher",
-        checkpoint=checkpoint,
+    network = network_of(recipe, spec)
+    epochs = fit_recipe(
+        network, data, kept, recipe, name="teacher", compute=compute, report=report, checkpoint=checkpoint
     )
     accuracy_heldout, accuracy_test = measure(network, data, held, spec, compute=compute, report=report)
     return network.eval(), TeacherInfo(
@@ -118,6 +100,49 @@ def train_teacher(
         origin="trained",
         weights_sha256=weights_sha256(network),
     )
+
+
+def network_of(recipe: TeacherRecipe, spec: DatasetSpec) -> nn.Module:
+    """The recipe's network, untrained."""
+    return build(
+        recipe.network,
+        channels=spec.channels,
+        height=spec.height,
+        width=spec.width,
+        n_classes=spec.n_classes,
+        seed=recipe.seed,
+    )
+
+
+def fit_recipe(
+    network: nn.Module,
+    data: Data,
+    items: Indices,
+    recipe: TeacherRecipe,
+    *,
+    name: str,
+    compute: Compute,
+    report: Report = silent,
+    checkpoint: Checkpoint = NoCheckpoint(),
+    listener: Listener | None = None,
+) -> int:
+    """Train ``network`` in place on the images ``items`` of ``data.train``; the number of epochs it took."""
+    epochs, steps = length_of(recipe, len(items))
+    warmup = min(recipe.optim.warmup_steps, epochs * steps // 5)
+    fit(
+        network,
+        augmented_batches(data, items, recipe, compute),
+        partial(nn.functional.cross_entropy, label_smoothing=recipe.label_smoothing),
+        replace(recipe.optim, warmup_steps=warmup),
+        epochs=epochs,
+        steps_per_epoch=steps,
+        compute=compute,
+        report=report,
+        name=name,
+        checkpoint=checkpoint,
+        listener=listener,
+    )
+    return epochs
 
 
 def length_of(recipe: TeacherRecipe, n_images: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Choosing real images."""
+"""Which images a class has, and picking them by chance."""
 
 from __future__ import annotations
 
@@ -8,13 +8,25 @@ import numpy as np
 import numpy.typing as npt
 
 from condense import seeding
+from condense.errors import MethodError
 
-__all__ = ["pick_random"]
+__all__ = ["Indices", "members_of", "pick_random", "refuse_too_few"]
+
+Indices = npt.NDArray[np.int64]
 
 
-def pick_random(
-    labels: npt.NDArray[np.int64], classes: Sequence[int], slots: Sequence[int], *, seed: int, set_index: int
-) -> npt.NDArray[np.int64]:
+def members_of(labels: Indices, label: int) -> Indices:
+    """Positions of a class's images, ascending."""
+    return np.flatnonzero(labels == label)
+
+
+def refuse_too_few(members: Indices, count: int) -> None:
+    """Raises `MethodError` unless ``count``, at least 1, different members can be picked."""
+    if not 1 <= count <= len(members):
+        raise MethodError(f"{count} different images were asked for of a class of {len(members)}")
+
+
+def pick_random(labels: Indices, classes: Sequence[int], slots: Sequence[int], *, seed: int, set_index: int) -> Indices:
     """Indices into ``labels`` of a random image for each slot and class: int64 (slots, classes).
 
     A class's images are put in a random order, keyed by (set, class), and slot s takes place s: slots never share an
