@@ -108,7 +108,9 @@ class NotFlat(nn.Module):
 
 @pytest.mark.parametrize("network", [TwoHeads(), NotFlat(), nn.Sequential(nn.Flatten(), nn.Softmax(1))])
 def test_a_network_that_does_not_end_in_a_linear_layer_is_refused(network: nn.Module) -> None:
-    with pytest.raises(NetworkError, match='network "mine" does not end in a linear layer, so nothing says what its features are'):
+    with pytest.raises(
+        NetworkError, match='network "mine" does not end in a linear layer, so nothing says what its features are'
+    ):
         last_layer("mine", network, InputShape(3, 2, 2))
     assert not any(module._forward_hooks for module in network.modules())
 

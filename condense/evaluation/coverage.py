@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from condense import seeding
 from condense.evaluation.vendi import unit
+from condense.selection.kmeans import lloyd, plus_plus
+from condense.selection.table import Table
 
 __all__ = [
     "cells_hit",
@@ -77,40 +80,19 @@ def facility_location(real: Features, synthetic: Features) -> float:
 
 
 def cells_of(real: Features, count: int, seed: int) -> Floats:
-    """Centres (``count``, D) of cells of the real images, by k-means: started as k-means++ (Arthur & Vassilvitskii
-    2007), at most 50 rounds; a cell that loses all its images keeps its centre. Depends on ``seed`` alone."""
+    """Centres (``count``, D) of cells of the real images, by k-means (:mod:`condense.selection.kmeans`), at most 50
+    rounds; a cell that loses all its images keeps its centre. Depends on ``seed`` alone."""
     if not 1 <= count <= len(real):
         raise ValueError(f"{count} cells of {len(real)} images; expected 1 to {len(real)}")
-    rows = real.astype(np.float64)
-    centres = _spread(rows, count, seeding.generator(seed, "cells"))
-    before = np.full(len(rows), -1)
-    for _ in range(MOST_ROUNDS):
-        nearest = _nearest(rows, centres)
-        if (nearest == before).all():
-            break
-        sizes = np.bincount(nearest, minlength=count)
-        sums = np.zeros_like(centres)
-        np.add.at(sums, nearest, rows)
-        centres = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres)
-        before = nearest
-    return centres
+    table = Table(real, np.arange(len(real)), count)
+    started = plus_plus(table, count, seeding.generator(seed, "cells"))
+    centres = lloyd(table, torch.stack([table.row(place) for place in started]), MOST_ROUNDS)
+    return np.asarray((centres + table.mean).numpy())
 
 
 def cells_hit(centres: Floats, synthetic: Features) -> float:
     """Share of the cells of :func:`cells_of` that hold a synthetic image."""
     return len(np.unique(_nearest(synthetic, centres))) / len(centres)
-
-
-def _spread(rows: Floats, count: int, draws: np.random.Generator) -> Floats:
-    """Starting centres: each next one is an image, drawn in proportion to its squared distance to those before."""
-    centres = rows[[int(draws.integers(len(rows)))]]
-    left = np.full(len(rows), np.inf)
-    while len(centres) < count:
-        left = np.minimum(left, np.concatenate([squares[:, 0] for _, squares in _squares(rows, centres[-1:])]))
-        total = left.sum()
-        chosen = int(draws.choice(len(rows), p=left / total)) if total > 0 else int(draws.integers(len(rows)))
-        centres = np.concatenate([centres, rows[[chosen]]])
-    return centres
 
 
 def _nearest(rows: Features, centres: Floats) -> npt.NDArray[np.int64]:
