@@ -6,8 +6,10 @@
 The images are those of CDA from real images (settings chosen on held-out training images); all labels come from the
 same views and the same teacher, so the ways of storing them differ in nothing else. Students take the same number of
 steps of the same size. Every student's line goes to --results at once, with the bytes of images, of labels and of
-everything else that training needs; finished ones are kept in the store below --work, so the script can be stopped and
-started at will. `python benchmarks/write_results.py` makes the table of it.
+everything else that training needs; what has its lines there is not done again, and finished jobs are kept in the store
+below --work, so the script can be stopped and started at will. The images of a study that was stopped lie in
+`benchmarks/codec-sets` (--images), since another kind of machine would make other ones.
+`python benchmarks/write_results.py` makes the table of it.
 """
 
 from __future__ import annotations
@@ -89,6 +91,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--student", default="resnet20")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--images", type=Path, help="a set whose images to take instead of distilling some")
     parser.add_argument("--variants", nargs="*", choices=[*CODECS], default=[*CODECS])
     options = parser.parse_args()
     keep_buffers()
@@ -113,10 +116,14 @@ def measure(options: argparse.Namespace, context: Context) -> None:
         **best(CONDITIONS["cda-real"], options.tuned),
     }
     work = options.work / f"{options.results.stem}-ipc{options.ipc}"
-    [images] = distill(resolve_recipe(recipe), context, out=work / "images", teachers=[options.teacher])
+    images: Path = options.images
+    if images is None:
+        [images] = distill(resolve_recipe(recipe), context, out=work / "images", teachers=[options.teacher])
     logits = all_logits(images, base, options.teacher, context, work / "logits.npy")
     done = {(line["labels"], line["ipc"], line["seed"]) for line in lines_of(options.results)}
     for name in options.variants:
+        if all((name, options.ipc, seed) in done for seed in range(options.seeds)):
+            continue
         schedule = schedules(base.epochs).get(name, Schedule())
         folder = stored(images, logits, replace(base, **CODECS[name]), options.teacher, work / name)
         soft = name != "hard"
