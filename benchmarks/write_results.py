@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from condense.evaluation.results import Result, read_results
+from condense.evaluation.statistics import paired_difference
 from condense.files import bytes_in_words
 from condense.report import markdown, rows_of
 from condense.shards.codecs import CODECS, codec_of
@@ -111,19 +112,53 @@ def codecs(path: Path) -> str:
         runs.setdefault((one["ipc"], one["labels"]), []).append(one)
     data = next(iter(runs.values()))[0]["data"]
     lines = [f"## {data}: labels by codec", "", CODECS_HEAD, ""]
-    lines += ["| IPC | labels | accuracy | pixels | labels | else | part |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        "| IPC | labels | accuracy | to `full` | pixels | labels | else | part |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for (ipc, name), group in runs.items():
         one, items = group[0], ipc * group[0]["classes"]
         labels, other = one["bytes_labels"] / items, one["bytes_other"] / items
         pixels = one["pixel_bytes"] / items
-        part = (labels + other) / pixels
         accuracy = spread([100 * line["accuracy"] for line in group])
-        lines.append(f"| {ipc} | {name} | {accuracy} | {pixels:.0f} | {labels:.0f} | {other:.0f} | {part:.2f} |")
+        less = to_full(group, runs.get((ipc, "full"), []))
+        cells = [ipc, name, accuracy, less, f"{pixels:.0f}", f"{labels:.0f}", f"{other:.0f}", f"{part_of(group):.2f}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines += ["", *(best_within(ipc, runs) for ipc in sorted({ipc for ipc, _ in runs}))]
     first = next(iter(runs.values()))[0]
     machine = first["compute"]
     where = f"{machine['hardware']}, {machine['threads']} thread(s), {machine['precision']}"
     lines += ["", f"{first['student']}, {first['steps']} steps; {where}.", ""]
     return "\n".join(lines)
+
+
+def part_of(group: list[dict[str, Any]]) -> float:
+    """Labels and everything else, as a part of the raw pixels."""
+    return float((group[0]["bytes_labels"] + group[0]["bytes_other"]) / group[0]["pixel_bytes"])
+
+
+def to_full(group: list[dict[str, Any]], full: list[dict[str, Any]]) -> str:
+    """Points more than students of the full labels, paired by seed: mean, and a 95 % interval."""
+    runs, base = ({(0, line["seed"]): line["accuracy"] for line in lines} for lines in (group, full))
+    found = paired_difference(runs, base) if group is not full else None
+    if found is None or found.interval is None:
+        return "-"
+    low, high = found.interval
+    return f"{100 * found.mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+
+
+def best_within(ipc: int, runs: dict[tuple[int, str], list[dict[str, Any]]]) -> str:
+    """The best labels that take at most as much as the pixels, and a tenth of that."""
+    words = []
+    for most, name in ((1.0, "as much as the pixels"), (0.1, "a tenth of that")):
+        fitting = {
+            label: statistics.mean(line["accuracy"] for line in group)
+            for (images, label), group in runs.items()
+            if images == ipc and part_of(group) <= most and label != "none"
+        }
+        best = max(fitting, key=lambda label: fitting[label], default=None)
+        words.append(f"{name}: {f'{best} ({100 * fitting[best]:.2f} %)' if best else 'none'}")
+    return f"IPC {ipc}, the best labels that take at most {'; '.join(words)}."
 
 
 def sizes() -> str:
@@ -148,8 +183,8 @@ def fuzz() -> str:
 
 def recover() -> str:
     """The recover step against the plain form."""
-    path = RESULTS / "recover.json"
-    return f"## Speed of the recover step\n\n```json\n{path.read_text().strip()}\n```\n" if path.exists() else ""
+    paths = [path for path in (RESULTS / "recover.json", RESULTS / "recover-float32.json") if path.exists()]
+    return "\n".join(f"## Speed of the recover step\n\n```json\n{path.read_text().strip()}\n```\n" for path in paths)
 
 
 def loading() -> str:
