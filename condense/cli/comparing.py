@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from condense.cli.options import DataName, Images, Machine, Teachers, command
 from condense.cli.output import say, table
+
+if TYPE_CHECKING:
+    from condense.report import Row
 
 __all__ = ["register"]
 
@@ -26,6 +30,13 @@ def compare(
     baseline: Annotated[str, typer.Option(metavar="NAME", help="The condition that differences are to.")] = "random",
     form: Annotated[str, typer.Option("--format", metavar="FORM", help="table, markdown, csv or json.")] = "table",
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write it there instead.")] = None,
+    with_scores: Annotated[
+        bool, typer.Option("--scores", help="Also print HLR, IOR, LRS, ARS, and how alike tracks rank.")
+    ] = False,
+    maker: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NETWORK", help="Of the teachers: also print what is kept by other networks; repeatable."),
+    ] = None,
 ) -> None:
     """Print or write one table of stored results: means, spreads, and differences with their intervals.
 
@@ -61,6 +72,45 @@ def compare(
         show(rows)
     else:
         typer.echo(forms[form](rows), nl=False)
+    if with_scores:
+        show_scores(rows)
+    if maker:
+        show_transfers(rows, maker)
+
+
+def show_scores(rows: Sequence[Row]) -> None:
+    from condense.report import rankings, score_table, scores
+
+    say()
+    table(*score_table(scores(rows)))
+    for one in rankings(rows):
+        first, second = one.tracks
+        say(
+            f"{one.data}, IPC {one.ipc}, {one.student}: {first} and {second} rank {one.conditions} conditions with a "
+            f"correlation of {one.correlation:+.2f}"
+        )
+
+
+def show_transfers(rows: Sequence[Row], makers: Sequence[str]) -> None:
+    """Gains over random images, in points."""
+    from condense.report import transfers
+
+    say()
+    table(
+        ["condition", "data", "IPC", "track", "gain with makers", "with others", "worst drop"],
+        [
+            [
+                condition,
+                data,
+                str(ipc),
+                track,
+                f"{100 * one.own:+.2f}",
+                f"{100 * one.others:+.2f}",
+                f"{100 * one.worst_drop:+.2f} ({one.worst})",
+            ]
+            for (data, ipc, track, condition), one in transfers(rows, makers).items()
+        ],
+    )
 
 
 def repro(
