@@ -36,7 +36,7 @@ from condense.evaluation.coverage import (
     facility_location,
     neighbour_radii,
 )
-from condense.evaluation.diversity import SCORES, RealClass, Score, neighbours, scores_of
+from condense.evaluation.diversity import SCORES, RealClass, Score, SetDiversity, neighbours, scores_of
 from condense.evaluation.vendi import g_vendi, mean_cosine, unit, vendi, vendi_of_kernel
 from condense.networks import build
 from condense.pipeline import Context, DataRequest, distill, diversity, resolve
@@ -132,8 +132,9 @@ def test_mean_cosine_against_all_pairs() -> None:
 
 @pytest.mark.parametrize("n", [9, 60])
 @pytest.mark.parametrize("soft", [False, True])
-def test_gradients_of_the_last_layer_are_those_of_autograd(n: int, soft: bool) -> None:
+def test_gradients_of_the_last_layer_are_those_of_autograd(monkeypatch: pytest.MonkeyPatch, n: int, soft: bool) -> None:
     """9 images: n x n; 60: 4 classes x (6 + 1) squared. The reference differentiates each image's loss."""
+    monkeypatch.setattr("condense.evaluation.vendi.BLOCK", 16)
     features = torch.from_numpy(drawn(n, 6)).relu()
     layer = nn.Linear(6, 4).double()
     targets: Tensor = torch.from_numpy(drawn(n, 4, 1)).softmax(1) if soft else torch.arange(n) % 4
@@ -145,6 +146,16 @@ def test_gradients_of_the_last_layer_are_those_of_autograd(n: int, soft: bool) -
     logits = layer(features).detach().numpy()
     for order in (1.0, 2.0, math.inf):
         assert g_vendi(logits, features.numpy(), targets.numpy(), order) == pytest.approx(vendi(rows, order), rel=1e-9)
+
+
+def test_gradients_of_many_images_take_the_smaller_form() -> None:
+    tracemalloc.start()
+    try:
+        g_vendi(drawn(3000, 3), np.abs(drawn(3000, 4)), np.zeros(3000, int))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10e6 < 3000**2 * 8
 
 
 def test_gradients_of_images_that_are_all_but_sure() -> None:
@@ -232,6 +243,13 @@ def test_cells_are_the_clusters() -> None:
         cells_of(real, 121, seed=0)
 
 
+def test_every_cell_is_the_mean_of_what_it_holds() -> None:
+    real = drawn(300, 2)
+    cells = cells_of(real, 6, seed=1)
+    nearest = ((real[:, None] - cells) ** 2).sum(2).argmin(1)
+    np.testing.assert_allclose(cells, [real[nearest == cell].mean(0) for cell in range(6)])
+
+
 def test_neighbours_grow_as_the_set_shrinks() -> None:
     assert [neighbours(6000, n) for n in (1, 10, 1000, 5000)] == [5999, 600, 6, 5]
     assert neighbours(3, 2) == 2
@@ -288,6 +306,24 @@ def test_scores_are_means_over_classes_and_draws() -> None:
         of_set=None, random=None, random_sd=None, whole=None, per_class=(None,)
     )
     assert Score.of([1.0], [[0.5]], [None]).random_sd is None
+
+
+def test_rows_of_a_table() -> None:
+    known = Score(of_set=1.5, random=2.0, random_sd=0.25, whole=0.5, per_class=(1.5,))
+    single = Score(of_set=None, random=2.0, random_sd=None, whole=None, per_class=(None,))
+    one = SetDiversity(
+        path="set",
+        name="set",
+        method="cda",
+        set_sha256="00",
+        images_per_class=(2,),
+        neighbours=(5,),
+        scores={"vendi": known, "cells_hit": single},
+    )
+    assert rows_of_scores(one)[1:] == [
+        ["Vendi score", "1.500", "2.000 ± 0.250", "-2.0", "0.500"],
+        ["cells hit", "-", "2.000", "-", "-"],
+    ]
 
 
 # Features

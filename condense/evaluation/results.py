@@ -112,7 +112,7 @@ class Result:
     def key(self) -> tuple[str, ...]:
         """What makes two results repetitions of the very same run: a study that resumes skips these."""
         run = (self.condition, self.data, self.ipc, self.set_sha256, self.set_index, self.student, self.targets)
-        return (*map(str, run), str(self.seed), self.config_sha256)
+        return (*map(str, run), str(self.seed), self.config_sha256, *([self.track] if self.track else []))
 
     def to_json(self) -> str:
         """One line without a line end. What was not measured is left out."""
