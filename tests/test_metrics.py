@@ -74,6 +74,8 @@ def test_calibration_in_closed_form() -> None:
     assert found.maximum == pytest.approx(0.1)
     one = calibration(logits, np.array([0, 1, 0, 1]), bins=1)
     assert one.expected == pytest.approx(0.0)  # 0.75 right, 0.75 sure
+    border = calibration(logits_of([0.5, 0.9], [0, 0]), np.array([1, 0]), bins=2)
+    assert border.expected == pytest.approx(0.3)  # 0.5 belongs to the lower bin
 
 
 def test_calibration_against_a_loop() -> None:
