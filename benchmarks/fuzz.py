@@ -223,6 +223,7 @@ def random_changes(minutes: float, before: dict[str, Any], keep: Callable[[dict[
             "peak_memory_bytes": peak,
             "outcomes": {kind: dict(sorted(counter.items())) for kind, counter in counts.items()},
             "faults": faults,
+            "mended": before.get("mended", []),
         })  # fmt: skip
 
     while used < 60 * minutes:
@@ -252,6 +253,24 @@ def random_changes(minutes: float, before: dict[str, Any], keep: Callable[[dict[
             faults.append({**about, "found": f"the reader ended with status {process.returncode}"})
             counts[about["change"]]["ENDED"] += 1
     report(used)
+
+
+def look_again(before: dict[str, Any]) -> None:
+    """Faults of earlier runs that the present code refuses by name are ``mended``."""
+    golden = {name: (TESTS / "golden" / path).read_bytes() for name, path in FILES.items()}
+    left = []
+    for fault in before["faults"]:
+        draws = np.random.default_rng(fault["case"])
+        kind = sorted(CHANGES)[draws.integers(len(CHANGES))]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "case.h5"
+            path.write_bytes(CHANGES[kind](golden[fault["file"]], draws))
+            now = reading(path, TESTS / "golden" / FILES[fault["file"]]) if "FAULT" in fault["found"] else ""
+        if now and not now.startswith("FAULT"):
+            before.setdefault("mended", []).append({**fault, "now": now})
+        else:
+            left.append(fault)
+    before["faults"] = left
 
 
 def plain_damage() -> dict[str, Any]:
@@ -290,6 +309,8 @@ def main() -> None:
 
     if "plain" not in held:
         held["plain"] = plain_damage()
+    if "changed" in held:
+        look_again(held["changed"])
     random_changes(options.cpu_minutes, held.get("changed", {}), keep)
 
 

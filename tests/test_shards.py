@@ -525,6 +525,18 @@ def test_broken_attributes_are_named(tmp_path: Path, fault: str) -> None:
     assert type(raised.value) is expected
 
 
+@pytest.mark.parametrize(("name", "kind"), [("format", "S15"), ("n_classes", "<i8"), ("item_shape", "<i8")])
+def test_attributes_without_a_value_are_named(tmp_path: Path, name: str, kind: str) -> None:
+    """HDF5 knows spaces that hold nothing, of which it says no dimensions at all."""
+    path = put_images(tmp_path / "images.h5")
+    dtype = h5py.string_dtype("utf-8", 15) if kind == "S15" else np.dtype(kind)
+    with h5py.File(path, "r+") as file:
+        del file.attrs[name]
+        file.attrs.create(name, h5py.Empty(dtype))
+    with pytest.raises(BadStructure, match=f'attribute "{name}" has shape'):
+        read_images(path)
+
+
 def test_the_rewriting_of_these_tests_breaks_nothing_itself(tmp_path: Path) -> None:
     path = put_images(tmp_path / "images.h5")
     rewrite(path, attributes={"later_addition": "ignored"})

@@ -199,7 +199,7 @@ class Table:
         check_storage(dataset.get_create_plist(), where)
         space = dataset.get_space()
         simple = space.get_simple_extent_type() == h5s.SIMPLE
-        shape = tuple(int(length) for length in space.get_simple_extent_dims()) if simple else ()
+        shape = tuple(int(length) for length in space.get_simple_extent_dims() or ()) if simple else ()
         if len(shape) != 1 + len(rule.shape) or shape[1:] != rule.shape or shape[0] < 1:
             raise BadStructure(f"{where} has shape {shape}; expected ({', '.join(['records', *map(str, rule.shape)])})")
         if (elements := shape[0] * rule.record_bytes // np.dtype(rule.dtype).itemsize) > MAX_ELEMENTS:
@@ -283,7 +283,7 @@ def check_attribute_type(stored: Any, space: Any, kind: Kind, where: str) -> tup
         expected = "int64"
     if not right or stored.committed():
         raise ForbiddenType(f"{where} has type {type_name(stored)}; expected {expected}")
-    shape = tuple(space.get_simple_extent_dims())
+    shape = tuple(space.get_simple_extent_dims() or ())  # a damaged space has none
     if len(shape) != (1 if kind == "ints" else 0) or space.get_simple_extent_type() == h5s.NULL:
         raise BadStructure(f"{where} has shape {shape}; expected {'one dimension' if kind == 'ints' else 'a scalar'}")
     return shape
