@@ -53,6 +53,14 @@ def test_the_same_machine_gives_the_same(recipe: Path, tmp_path: Path, tiny_data
     assert row.title == "random, tiny, IPC 2, convnet2-w8-bn, hard"
 
 
+def test_nothing_is_taken_from_the_store(recipe: Path, tmp_path: Path, tiny_data: Data) -> None:
+    for stored in (tmp_path / "store").rglob("result.json"):
+        stored.write_text(stored.read_text().replace('"accuracy":', '"accuracy":0.5,"was":'))
+    [row] = repro(recipe, context_of(tmp_path / "store", tiny_data))
+    assert row.agrees
+    assert list((tmp_path / "store-repro").iterdir()) == []
+
+
 def test_what_differs_is_said(recipe: Path, tmp_path: Path, tiny_data: Data) -> None:
     def by(points: float) -> Callable[[dict[str, Any]], None]:
         def edit(held: dict[str, Any]) -> None:

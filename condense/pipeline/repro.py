@@ -8,8 +8,10 @@ measured, ``compute`` and ``versions`` with what. Paths are relative to the file
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,15 +19,18 @@ from typing import Any
 import yaml
 
 from condense.config import from_mapping, read_yaml
-from condense.errors import ConfigError, DataError
+from condense.dataset import load
+from condense.engine.store import Store
+from condense.errors import ConfigError, DataError, TeacherError
 from condense.evaluation.results import Evaluation, Result, versions
 from condense.evaluation.student import StudentRecipe
-from condense.files import disk_errors
+from condense.files import disk_errors, sha256_file
 from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.plans import set_hash
 from condense.pipeline.request import resolve
 from condense.pipeline.sets import distill
 from condense.pipeline.students import evaluate
+from condense.pipeline.teachers import stored_teachers
 from condense.shards import sets_in
 
 __all__ = ["Agreement", "repro", "write_recipe"]
@@ -104,7 +109,7 @@ def write_recipe(
 def repro(
     path: Path, context: Context, *, data: DataRequest | None = None, teachers: Sequence[Path] = ()
 ) -> list[Agreement]:
-    """Run a recipe again and compare row by row.
+    """Run a recipe again and compare row by row. Nothing that the store has finished is believed, teachers apart.
 
     data, teachers: where they are on this machine, if not where the recipe says. The same machine and versions must
     give the same accuracies, others the same means within 2 points. Raises :class:`ConfigError` for a file that is no
@@ -123,10 +128,34 @@ def repro(
     if "student" in arguments:
         arguments["student"] = from_mapping(StudentRecipe, arguments["student"], "student")
     request = data or (from_mapping(DataRequest, held["data"], "data") if held.get("data") else None)
-    known = [path.parent / one for one in held.get("teachers", [])]
-    found = evaluate(sets_of(held, path, context), context, data=request, teachers=list(teachers) or known, **arguments)
+    with afresh(context, path) as fresh:
+        sets = sets_of(held, path, fresh)
+        known = list(teachers) or [path.parent / one for one in held.get("teachers", [])]
+        known = known or teachers_in(context, sets[0])
+        found = evaluate(sets, fresh, data=request, teachers=known, **arguments)
     exact = held.get("compute") == context.compute.identity() and held.get("versions") == versions()
     return compared(expected, found.results, exact)
+
+
+@contextmanager
+def afresh(context: Context, path: Path) -> Iterator[Context]:
+    """The context with an empty store beside its own, which an interrupted run leaves for the next."""
+    root = context.store.root
+    scratch = root.with_name(f"{root.name}-repro") / sha256_file(path)[:16]
+    fresh = replace(context, store=Store(scratch))
+    try:
+        yield fresh
+    finally:
+        fresh.close()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def teachers_in(context: Context, path: Path) -> list[Path]:
+    """The teachers that labelled a set, where the store has them; none where it does not, or nobody did."""
+    try:
+        return [Path(job.where["folder"]) for job in stored_teachers(load(path).info, context)]
+    except TeacherError:
+        return []
 
 
 def checked_expected(values: Any, path: Path) -> list[dict[str, Any]]:
