@@ -170,7 +170,7 @@ def train(
 def evaluate(
     paths: Sequence[Path | str],
     *,
-    students: Sequence[str] = ("convnet3-bn",),
+    students: Sequence[str] = (),
     seeds: int | None = None,
     targets: Sequence[str] | None = None,
     tracks: Sequence[str] = (),

@@ -59,15 +59,15 @@ def make(context: Context, out: Path, teacher: Path, **changes: Any) -> Path:
 # What is frozen
 
 FROZEN = {
-    "hard": "8d002e78ebbe9a70",
-    "hard:none": "98d6ca91f1195a37",
-    "hard:dsa": "be1b271493043235",
-    "hard:randaugment": "1e7776b0b7755372",
-    "budget:1": "974a827dfad61ae6",
-    "teacher": "6308728a2089dd02",
-    "native:dc": "8abfd8041e805a67",
-    "native:dsa": "27cf53d8b18bd8bf",
-    "native:sre2l": "1f601075c0a9fe7d",
+    "hard": "bd8c0dd37337e8a6",
+    "hard:none": "3c63164b8593f698",
+    "hard:dsa": "47fadc9af0b15eb6",
+    "hard:randaugment": "09e3b6aaee747e8e",
+    "budget:1": "dbce7c740eeddff2",
+    "teacher": "f9d1f497b5f93c98",
+    "native:dc": "255ef6457416b6ab",
+    "native:dsa": "12885d54fa83176c",
+    "native:sre2l": "c0bf46b4a6c833af",
 }
 
 
@@ -277,3 +277,11 @@ def test_a_track_takes_no_settings_beside_it(tmp_path: Path, tiny_data: Data, te
         run(context, folder, tracks=["hard"], targets=["hard"])
     with pytest.raises(ConfigError, match='--against is "whale"'):
         run(context, folder, tracks=["hard"], against=["whale"])
+
+
+def test_a_protocol_brings_its_network(tmp_path: Path, tiny_data: Data, teacher: Path) -> None:
+    context = context_of(tmp_path / "store", tiny_data)
+    folder = make(context, tmp_path / "set", teacher)
+    [one] = run(context, folder, tracks=["native:dc"], students=[], against=[], quick=True)
+    assert (one.student, one.steps, one.track) == ("convnet3-in", 2, "native:dc (quick)@1")
+    assert one.config["recipe"]["optim"]["lr"] == 0.01

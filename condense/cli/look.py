@@ -119,6 +119,7 @@ def tracks(
             "track": track.title,
             "is": track.summary,
             "length": length,
+            "network": track.network,
             "learning rate": f"of {tried} the best on held-out images" if tried else f"{track.student.optim.lr:g}",
             "known rates": known or "none",
         }

@@ -68,7 +68,8 @@ def evaluate(
     recipe: Recipe,
     machine: Machine,
     student: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A network to train; repeatable. Default convnet3-bn.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A network to train; repeatable. Default convnet3-bn, or the track's."),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(metavar="N", help="Students of each kind per set; 3 by default, 1 with --quick.")
@@ -83,7 +84,7 @@ def evaluate(
     against: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="WHAT", help="random, another method that chooses real images, or whole (all data); repeatable."
+            metavar="WHAT", help="random (default), other methods that choose real images, whole (all data), or none."
         ),
     ] = None,
     data: DataName = None,
@@ -118,11 +119,11 @@ def evaluate(
     said, requested = recipe.values(), images.requested(data)
     settings = from_mapping(StudentRecipe, said, "student") if said else None
     asked: dict[str, Any] = {
-        "students": split(student) or ["convnet3-bn"],
+        "students": split(student),
         "seeds": seeds,
         "targets": targets or None,
         "tracks": split(track),
-        "against": split(against) or ["random"],
+        "against": [] if split(against) == ["none"] else split(against) or ["random"],
         "together": together,
         "quick": quick,
     }

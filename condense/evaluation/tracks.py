@@ -33,7 +33,9 @@ from condense.views.augment import Augment
 from condense.views.config import ViewConfig
 from condense.views.plan import step_offsets
 
-__all__ = ["NATIVE", "TRACKS", "Track", "all_tracks", "find_track"]
+__all__ = ["NATIVE", "TRACKS", "USUAL_NETWORK", "Track", "all_tracks", "find_track"]
+
+USUAL_NETWORK = "convnet3-bn"
 
 LABEL_FILE = 4096
 """Bytes of a label file besides its labels, at most: HDF5's headers, the plan's settings, the teachers' names."""
@@ -46,6 +48,7 @@ class Track:
     ``views`` and ``teacher_bn`` are those of the labels, ``student`` all of the recipe but network and learning rate,
     ``steps`` the optimiser steps, or ``epochs`` the passes over a set of any size. ``rates`` are searched where the
     learning rate is not known; without any, that of ``student`` is part of the protocol. ``known``: network -> rate.
+    ``network`` is the one to train if nobody says.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Track:
     summary: str
     views: ViewConfig
     student: StudentRecipe
+    network: str = USUAL_NETWORK
     steps: int | None = None
     epochs: int | None = None
     rates: tuple[float, ...] = ()
@@ -199,7 +203,8 @@ def dc(_spec: DatasetSpec) -> Track:
     """
     return Track(
         name="native:dc",
-        summary="DC, DM: SGD 0.01, 300 epochs, hard labels, no augmentation; networks convnet3-in",
+        summary="DC, DM: SGD 0.01, 300 epochs, hard labels, no augmentation; network convnet3-in",
+        network="convnet3-in",
         views=ViewConfig(crop="none", flip=0.0, batch_size=256),
         student=StudentRecipe(
             targets="hard",
@@ -219,7 +224,7 @@ def dsa(spec: DatasetSpec) -> Track:
     return replace(
         plain,
         name="native:dsa",
-        summary="DSA: SGD 0.01, 1000 epochs, hard labels, siamese augmentation; networks convnet3-in",
+        summary="DSA: SGD 0.01, 1000 epochs, hard labels, siamese augmentation; network convnet3-in",
         student=replace(plain.student, optim=optim, augment="dsa" if mirrors(spec) else "dsa-unmirrored"),
         epochs=1001,
     )
@@ -230,6 +235,7 @@ def sre2l(spec: DatasetSpec) -> Track:
     return Track(
         name="native:sre2l",
         summary="SRe2L, CDA up to 64 px: AdamW 0.001, 400 epochs, Mixup, the teacher online; network resnet18",
+        network="resnet18",
         views=ViewConfig(crop="pad", pad=min(spec.height, spec.width) // 8, mix="mixup", mix_alpha=0.8, batch_size=128),
         student=StudentRecipe(
             temperature=30.0, optim=OptimConfig(optimizer="adamw", lr=0.001, weight_decay=0.01, decay_norms=False)

@@ -81,7 +81,7 @@ def teachers_for(one: Given, data: Data, context: Context, folders: Sequence[Pat
     if not folders and not one.dataset.info.teachers:
         if not one.dataset.codec.online:
             raise TeacherError(
-                f"{one.path} does not say who labelled it; give teachers with --teacher, or no --against"
+                f"{one.path} does not say who labelled it; give teachers with --teacher, or say --against none"
             )
         return ()
     if not folders:

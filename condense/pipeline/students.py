@@ -14,7 +14,7 @@ from condense.engine.job import Job
 from condense.errors import ConfigError, suggest
 from condense.evaluation.results import Evaluation, RateSearch, Result
 from condense.evaluation.student import StudentRecipe, check_same_data
-from condense.evaluation.tracks import Track, find_track
+from condense.evaluation.tracks import USUAL_NETWORK, Track, find_track
 from condense.files import disk_errors
 from condense.pipeline.baselines import WHOLE, check_against, chosen_sets, need_teachers, real_job
 from condense.pipeline.context import Context, DataRequest
@@ -76,7 +76,7 @@ def evaluate(
     paths: Sequence[Path],
     context: Context,
     *,
-    students: Sequence[str],
+    students: Sequence[str] = (),
     seeds: int | None = None,
     targets: Sequence[str] | None = None,
     tracks: Sequence[str] = (),
@@ -92,8 +92,9 @@ def evaluate(
     """Train fresh networks on each set and test them at their last step.
 
     paths: folders of sets, or folders holding ``set-0``, ``set-1``, ... of one method.
-    students: networks; each is trained ``seeds`` times per set and kind of targets, with the same initial weights for
-        every set of the same index, so that conditions are compared in pairs.
+    students: networks, by default convnet3-bn, or the one of the track; each is trained ``seeds`` times per set and
+        kind of targets, with the same initial weights for every set of the same index, so that conditions are compared
+        in pairs.
     targets: "soft", "hard"; by default both, or hard alone if a set has no soft labels.
     tracks: recipes of :mod:`condense.evaluation.tracks`, which say all that ``targets`` and ``student`` would: every
         set is labelled anew, by the same teachers.
@@ -138,6 +139,8 @@ def evaluate(
     )
     if tracks:
         found = [find_track(name, opened.spec) for name in tracks]
+        for track in found if not students else ():
+            build_for(given[0].dataset.spec, track.network)
         planned = [track_students(track.shortened() if quick else track, asked) for track in found]
         jobs = [job for made, _ in planned for job in made]
         rates = [rate for _, searched in planned for rate in searched]
@@ -185,7 +188,7 @@ def track_students(track: Track, asked: _Asked) -> tuple[list[Student], list[Rat
     )
     sets += [(name, one) for name in asked.choosers for one in at.chosen(name, asked.given)]
     jobs, rates = [], []
-    for network in asked.students:
+    for network in asked.students or [track.network]:
         search = rate_search(at, network)
         rates.append(search)
         jobs += at.students(sets, network, search.rate, asked.seeds, asked.together)
@@ -212,7 +215,7 @@ def own_students(asked: _Asked, targets: Sequence[str] | None, template: Student
         sets += [(name, one) for one in chosen]
     recipes = [
         replace(template, network=name, targets=from_mapping(StudentRecipe, {"targets": kind}).targets)
-        for name in asked.students
+        for name in asked.students or [USUAL_NETWORK]
         for kind in targets
     ]
 
