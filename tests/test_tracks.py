@@ -18,6 +18,7 @@ from condense.engine.store import Store
 from condense.errors import ConfigError, TeacherError
 from condense.evaluation import tracks
 from condense.evaluation.results import Evaluation
+from condense.evaluation.student import StudentRecipe
 from condense.evaluation.tracks import find_track, fitted
 from condense.files import canonical_json
 from condense.labels import LabelConfig, store_labels
@@ -285,3 +286,20 @@ def test_a_protocol_brings_its_network(tmp_path: Path, tiny_data: Data, teacher:
     [one] = run(context, folder, tracks=["native:dc"], students=[], against=[], quick=True)
     assert (one.student, one.steps, one.track) == ("convnet3-in", 2, "native:dc (quick)@1")
     assert one.config["recipe"]["optim"]["lr"] == 0.01
+
+
+def test_augmented_students_are_reproducible_and_differ_from_plain_ones(
+    tmp_path: Path, tiny_data: Data, teacher: Path
+) -> None:
+    found = []
+    for store, name in (("a", "native:dsa"), ("b", "native:dsa"), ("a", "native:dc")):
+        context = context_of(tmp_path / store, tiny_data)
+        folder = make(context, tmp_path / f"set-{store}", teacher)
+        [one] = run(context, folder, tracks=[name], against=[], quick=True)
+        found.append(one)
+    assert found[0].losses == found[1].losses
+    assert found[0].losses != found[2].losses
+    assert found[0].config["recipe"]["augment"] == "dsa"
+    assert "augment" not in found[2].config["recipe"]
+    with pytest.raises(ConfigError, match="changes views that labels were made for"):
+        StudentRecipe(augment="dsa")
