@@ -37,6 +37,7 @@ SIZES_HEAD = "Of an item in a labelled epoch (`static`, `none`: in all), besides
 
 def main() -> None:
     tables = [decoupled(path) for path in sorted(RESULTS.glob("decoupled-*.jsonl"), key=lambda path: path.stem)]
+    tables += [on_tracks(path) for name in ("native", "tracks") for path in sorted(RESULTS.glob(f"{name}-*.jsonl"))]
     tables += [codecs(path) for path in sorted(RESULTS.glob("codecs-*.jsonl"))]
     parts = [HEAD, *tables, sizes(), recover(), loading(), fuzz()]
     PAGE.write_text("\n".join(part for part in parts if part))
@@ -102,6 +103,14 @@ def costs_table(events: list[dict[str, Any]]) -> str:
         peak = bytes_in_words(max(event["peak_memory_bytes"] for event in group))
         lines.append(f"| {name} | {spread([event['seconds'] for event in group])} | {peak} |")
     return "\n".join(lines)
+
+
+def on_tracks(path: Path) -> str:
+    """Results of `tracks.py`."""
+    results = read_results(path)
+    one = results[0]
+    machine = f"{one.compute['hardware']}, {one.compute['threads']} thread(s), {one.compute['precision']}"
+    return f"## {one.data}: {path.stem.partition('-')[0]} tracks\n\n{markdown(rows_of(results))}\n{machine}.\n"
 
 
 def codecs(path: Path) -> str:
