@@ -83,7 +83,7 @@ def test_a_set_is_made_whole_and_can_be_used(context: Context, tmp_path: Path) -
     dataset = condense.load(folder)
     assert dataset.targets == [0, 1, 2, 0, 1, 2]
     assert dataset.epochs == 3
-    assert dataset.info.method == {"name": "cda", "revision": 1}
+    assert dataset.info.method == {"name": "cda", "revision": 2}
     assert dataset.info.teachers[0]["network"] == "convnet2-w8-bn"
     assert not dataset.info.contains_real_images
 

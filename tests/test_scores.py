@@ -99,7 +99,11 @@ def test_the_command_prints_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["nowhere.jsonl"], "cannot read results"), (["{path}", "--format", "xml"], '--format is "xml"')],
+    [
+        (["nowhere.jsonl"], "cannot read results"),
+        (["{path}", "--format", "xml"], '--format is "xml"'),
+        (["{path}", "--format", "json", "--scores"], "write the json with --out"),
+    ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
     path = tmp_path / "results.jsonl"

@@ -60,6 +60,8 @@ def compare(
     }
     if form not in forms:
         raise ConfigError(f'--format is "{form}"; {suggest(form, forms)}')
+    if form in ("csv", "json") and out is None and (with_scores or maker):
+        raise ConfigError(f"--scores and --maker print tables, which are no {form}; write the {form} with --out")
     rows = rows_of(read_results(paths), baseline)
     if not rows:
         raise ConfigError(f"there is no result in {', '.join(map(str, paths))}")

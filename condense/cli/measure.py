@@ -131,7 +131,7 @@ def evaluate(
         measured = pipeline.evaluate(
             paths, context, data=requested, teachers=teacher or [], results=results, student=settings, **asked
         )
-        if recipe_out is not None:
+        if recipe_out is not None and measured.results:
             pipeline.write_recipe(
                 recipe_out, paths, {**asked, "student": said or None}, requested, teacher or [], measured
             )

@@ -23,7 +23,7 @@ class CDA(RecoveryMethod):
     name = "cda"
     summary = "SRe2L with a curriculum: crops shrink from the whole image to small parts"
     source = "Curriculum Data Synthesis (TMLR 2024), arXiv 2311.18838"
-    revision = 1
+    revision = 2
 
     def published_views(self, spec: DatasetSpec) -> RecoveryViews:
         return RecoveryViews(crop="resized", schedule="cosine", milestone=1.0, flip=0.5, roll=published_roll(spec))

@@ -30,7 +30,7 @@ class SRe2L(RecoveryMethod):
     name = "sre2l"
     summary = "optimise pixels against a teacher's class scores and BatchNorm statistics"
     source = "Squeeze, Recover and Relabel (NeurIPS 2023), arXiv 2306.13092"
-    revision = 1
+    revision = 2
 
     def published_views(self, spec: DatasetSpec) -> RecoveryViews:
         roll = published_roll(spec)

@@ -14,7 +14,7 @@ from condense.labels.relabel import LabelConfig
 from condense.methods import METHODS, choosers
 from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.given import Given
-from condense.pipeline.plans import common_of, run_all, set_jobs
+from condense.pipeline.plans import ON_VIEWS, common_of, run_all, set_jobs
 from condense.pipeline.request import Request
 from condense.teachers.recipe import TeacherRecipe
 
@@ -84,6 +84,7 @@ def real_job(
     return Job(
         "student-on-real",
         config,
+        revision=ON_VIEWS,
         sources=common["sources"],
         inputs=teachers if recipe.targets == "soft" else (),
         where={**common["where"], "set": str(like.path)},

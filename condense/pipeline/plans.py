@@ -21,6 +21,9 @@ from condense.pipeline.request import Request
 from condense.shards import SetInfo
 from condense.teachers.recipe import TeacherRecipe
 
+ON_VIEWS = 2
+"""The revision of jobs that train or label on views: raised when the same plan is drawn with other bits."""
+
 MOST_TOGETHER = 8
 """Students in one job, if nobody says otherwise."""
 
@@ -47,7 +50,8 @@ def common_of(request: DataRequest, data: Data) -> dict[str, Any]:
 def teacher_job(request: DataRequest, data: Data, recipe: TeacherRecipe, context: Context) -> Job:
     """A teacher to be trained."""
     config = {"recipe": identity(recipe), "compute": context.compute.identity()}
-    return Job("teacher", config, title=f"teacher {recipe.network}", **common_of(request, data))
+    title = f"teacher {recipe.network}"
+    return Job("teacher", config, revision=ON_VIEWS, title=title, **common_of(request, data))
 
 
 def set_jobs(
@@ -128,7 +132,8 @@ def precomputed_jobs(
     if method.needs.precomputed == "dynamics":
         recipe = recipe or request.teacher
         config = {"recipe": identity(recipe), "compute": compute}
-        return (Job("dynamics", config, title=f"scoring run of {recipe.network}", **common),)
+        title = f"scoring run of {recipe.network}"
+        return (Job("dynamics", config, revision=ON_VIEWS, title=title, **common),)
     network = teachers[0]
     if recipe is not None:
         network = teacher_job(request.data, context.data(request.data), recipe, context)
@@ -177,7 +182,7 @@ def labels_job(
 ) -> Job:
     """Labels of the images of one job."""
     config = {"labels": identity(labels), "compute": context.compute.identity()}
-    return Job("labels", config, inputs=(images, *teachers), title=title, **common)
+    return Job("labels", config, revision=ON_VIEWS, inputs=(images, *teachers), title=title, **common)
 
 
 def relabelled_job(
@@ -230,7 +235,7 @@ def student_job(
         common = common_of(data, context.data(data))
         where, sources = {**where, **common["where"]}, (*sources, *common["sources"])
     title = f"student {recipe.network}, set {set_index}, seed {seed}, {recipe.targets} targets"
-    return Job("student", config, sources=sources, inputs=teachers, where=where, title=title)
+    return Job("student", config, revision=ON_VIEWS, sources=sources, inputs=teachers, where=where, title=title)
 
 
 def students_jobs(

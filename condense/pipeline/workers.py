@@ -23,7 +23,7 @@ from condense.engine.job import Task
 from condense.engine.perform import Desk
 from condense.evaluation.measure import measure_real, measure_set
 from condense.evaluation.results import Failure
-from condense.evaluation.student import StudentRecipe, train_on_real, train_student, train_students
+from condense.evaluation.student import StudentRecipe, train_on_real, train_students
 from condense.files import canonical_json
 from condense.labels import LabelConfig, make_logits, store_labels
 from condense.methods import METHODS
@@ -195,47 +195,29 @@ def whole_set(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -
     )
 
 
-def student(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
-    """Train a fresh network on a set and measure it on the test images. Inputs: the teachers, if it has to ask them."""
+def students(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
+    """Train fresh networks on a set, one (``seed``) or several at once (``seeds``), and measure them.
+
+    Inputs: the teachers, if they have to be asked.
+    """
     dataset, teachers = load(job.where["set"]), context.teachers(inputs)
     recipe = from_mapping(StudentRecipe, job.config["recipe"], "student")
-    common: dict[str, Any] = {
-        "teachers": teachers,
-        "seed": job.config["seed"],
-        "set_index": job.config["set_index"],
-    }
-    try:
-        network, record = train_student(
-            dataset,
-            recipe,
-            **common,
-            compute=context.compute,
-            report=desk.report,
-            checkpoint=desk.checkpoint,
-        )
-    except Diverged as error:
-        keep_failure(desk.folder, failure_of(str(dataset.info.method["name"]), recipe, job, error, job.config["seed"]))
-        return
-    if "data" in job.where:
-        data = held_out(context.data_of(job), job.config.get("held_out"))
-        keep_result(desk.folder, measure_set(network, record, dataset, data, recipe, **common, compute=context.compute))
-    if job.config["weights"]:
-        save_network(desk.folder / "model.safetensors", network, dataset.spec, recipe.network)
-
-
-def students(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
-    """Train several fresh networks on a set at once and measure each. Inputs: the teachers, if it has to ask them."""
-    dataset, teachers = load(job.where["set"]), context.teachers(inputs)
-    recipe, seeds = from_mapping(StudentRecipe, job.config["recipe"], "student"), job.config["seeds"]
+    several = job.config.get("seeds")
+    seeds = several or [job.config["seed"]]
     common: dict[str, Any] = {"teachers": teachers, "set_index": job.config["set_index"], "compute": context.compute}
     trained = train_students(dataset, recipe, seeds=seeds, report=desk.report, checkpoint=desk.checkpoint, **common)
-    data = held_out(context.data_of(job), job.config.get("held_out"))
+    data = held_out(context.data_of(job), job.config.get("held_out")) if "data" in job.where else None
     for seed, one in zip(seeds, trained, strict=True):
+        whose = seed if several else None
         if isinstance(one, Diverged):
             name = str(dataset.info.method["name"])
-            keep_failure(desk.folder, failure_of(name, recipe, job, one, seed), seed=seed)
-        else:
-            keep_result(desk.folder, measure_set(*one, dataset, data, recipe, seed=seed, **common), seed=seed)
+            keep_failure(desk.folder, failure_of(name, recipe, job, one, seed), seed=whose)
+            continue
+        if data is not None:
+            result = measure_set(*one, dataset, data, recipe, seed=seed, **common)
+            keep_result(desk.folder, result, seed=whose)
+        if job.config.get("weights"):
+            save_network(desk.folder / "model.safetensors", one[0], dataset.spec, recipe.network)
 
 
 def held_out(data: Data, part: Mapping[str, Any] | None) -> Data:
@@ -302,7 +284,7 @@ WORKERS: dict[str, Worker] = {
     "images": images,
     "labels": labels,
     "set": whole_set,
-    "student": student,
+    "student": students,
     "students": students,
     "student-on-real": student_on_real,
 }
