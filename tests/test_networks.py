@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from condense.errors import NetworkError
 from condense.networks import NETWORKS, batchnorm_layers, build, describe
-from condense.networks.convnet import InstanceNorm, convnet_settings
+from condense.networks.convnet import convnet_settings
+from condense.networks.instance_norm import InstanceNorm
 from condense.networks.vit import patch_size, sincos_positions
 
 OWN = [*NETWORKS, "convnet2-w16-none", "convnet1-w8-in"]
@@ -210,6 +211,43 @@ def test_instance_norm_is_per_image_and_channel_and_keeps_channels_last() -> Non
     expected = (maps - mean) / (var + 1e-5).sqrt() * norm.weight.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)
     torch.testing.assert_close(out, expected)
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_instance_norm_image_by_image_equals_the_group_norm(dtype: torch.dtype) -> None:
+    def run(last: bool, second: bool = False) -> list[Tensor]:
+        layout = torch.channels_last if last else torch.contiguous_format
+        maps = images(3, 8, (5, 6)).to(dtype).contiguous(memory_format=layout).requires_grad_()
+        norm = InstanceNorm(8).to(torch.promote_types(dtype, torch.float32))
+        nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = norm(maps)
+        received = images(3, 8, (5, 6)).flip(0).to(dtype).contiguous(memory_format=layout)
+        found = torch.autograd.grad((out * received).sum(), (maps, norm.weight, norm.bias), create_graph=second)
+        if second:
+            found += torch.autograd.grad(found[0].square().sum() + found[1].sum(), (maps, norm.weight))
+        assert found[0].is_contiguous(memory_format=layout) or second
+        return [out, *found]
+
+    close = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2}[dtype]
+    for mine, plain in zip(run(True), run(False), strict=True):
+        torch.testing.assert_close(mine, plain, rtol=close, atol=close)
+    if dtype == torch.float64:
+        for mine, plain in zip(run(True, second=True), run(False, second=True), strict=True):
+            torch.testing.assert_close(mine, plain, rtol=close, atol=close)
+
+
+def test_instance_norm_can_be_vectorised_over_networks() -> None:
+    maps = images(3, 8, (5, 6)).contiguous(memory_format=torch.channels_last)
+    norm, weights = InstanceNorm(8), torch.stack([torch.full((8,), 1.0), torch.full((8,), 2.0)])
+
+    def one(weight: Tensor) -> Tensor:
+        made: Tensor = torch.func.functional_call(norm, {"weight": weight}, (maps,))
+        return made
+
+    both = torch.func.vmap(one)(weights)
+    torch.testing.assert_close(both[0], norm(maps))
+    torch.testing.assert_close(both[1], 2 * both[0])
 
 
 def test_vit_patches_and_positions() -> None:

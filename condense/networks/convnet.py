@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from condense.errors import NetworkError
 from condense.networks.base import InputShape, Network
+from condense.networks.instance_norm import InstanceNorm
 
 __all__ = ["ConvNet", "convnet_settings"]
 
@@ -73,21 +74,6 @@ def _check_depth(shape: InputShape, depth: int) -> None:
             f"convnet{depth} halves the image {depth} times and needs sides of at least {2**depth} px, got "
             f"{shape.height} x {shape.width}; the deepest that fits is convnet{side.bit_length() - 1}"
         )
-
-
-class InstanceNorm(nn.GroupNorm):
-    """A group norm of one channel per group, run on plainly contiguous maps.
-
-    PyTorch's channels-last CPU kernel for it is 4 to 20 times slower in bfloat16 (forward and backward, 128 channels)
-    than this, the two changes of layout included; in float32 both take as long. CUDA changes the layout itself. (The
-    way back is spelt by permutations, which can be vectorised over networks.)
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.contiguous()).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def _norm(kind: str, width: int) -> list[nn.Module]:
