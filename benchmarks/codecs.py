@@ -159,6 +159,7 @@ def all_logits(
             make_logits(dataset.images, known, dataset.spec, one, compute=context.compute, report=context.report)
             for one in (config, replace(config, codec="static"))
         ]
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, np.concatenate(made), allow_pickle=False)
     held: npt.NDArray[np.float16] = np.load(path)
     return held

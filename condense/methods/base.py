@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from condense.networks import batchnorm_layers
 from condense.progress import Report
 from condense.teachers import Dynamics, Features, Teacher, TeacherRecipe
 
-__all__ = ["JobSizes", "Method", "Needs", "Precomputed", "Rows", "SynthesisJob", "chunks", "slot_blocks"]
+__all__ = ["Canvas", "JobSizes", "Method", "Needs", "Precomputed", "Rows", "SynthesisJob", "chunks", "slot_blocks"]
 
 Precomputed = Features | Dynamics | None
 """What :class:`Needs` asks to be computed beforehand, once for all methods that ask for it."""
@@ -55,18 +55,36 @@ class SynthesisJob:
 class Rows:
     """Rows to be stored, slot by slot and within a slot class by class.
 
-    ``pixels``: uint8 (rows, H, W, C). ``labels``, ``slots``: int64 (rows,).
+    ``pixels``: uint8 (rows, H, W, C). ``labels``, ``slots``: int64 (rows,). ``others``: the further columns of the
+    method's canvas, by the names of ``shards/SPEC.md``.
     """
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     slots: npt.NDArray[np.int64]
+    others: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, job: SynthesisJob, pixels: npt.NDArray[np.uint8]) -> Rows:
+    def of(
+        cls, job: SynthesisJob, pixels: npt.NDArray[np.uint8], others: Mapping[str, npt.NDArray[Any]] | None = None
+    ) -> Rows:
         """All rows of ``job``; ``pixels`` in its order."""
         labels = np.tile(np.array(job.classes, dtype=np.int64), len(job.slots))
-        return cls(pixels, labels, np.repeat(np.array(job.slots, dtype=np.int64), len(job.classes)))
+        slots = np.repeat(np.array(job.slots, dtype=np.int64), len(job.classes))
+        return cls(pixels, labels, slots, dict(others or {}))
+
+    @property
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The canvas's columns, as image files have them."""
+        return {"images": self.pixels, **self.others}
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A canvas of ``shards/SPEC.md`` and its settings."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,6 +145,11 @@ class Method(ABC):
     @abstractmethod
     def contains_real_images(self) -> bool:
         """Whether somebody's images can be recognised in the result."""
+
+    @property
+    def canvas(self) -> Canvas:
+        """How stored rows decode to items."""
+        return Canvas("pixels")
 
     @property
     def optimisation_steps(self) -> int:

@@ -25,6 +25,7 @@ from condense.engine.plan import missing
 from condense.engine.run import Limits, run
 from condense.engine.store import Store
 from condense.errors import MemoryShortError, UnfinishedError
+from condense.methods.base import Canvas, Rows
 from condense.pipeline.context import Context
 from condense.pipeline.execution import Execution
 from condense.pipeline.plans import name_of, set_jobs
@@ -232,7 +233,8 @@ class _Prober:
         rows = Job("rows", {"probe": ipc})
         random = np.random.default_rng(0).integers(0, 256, (ipc * classes, *self.data.spec.image_shape), np.uint8)
         labels = np.tile(np.arange(classes), ipc)
-        self.scratch.store.make(rows, lambda f: write_rows(f, random, labels, np.repeat(np.arange(ipc), classes)))
+        block = Rows(random, labels, np.repeat(np.arange(ipc), classes))
+        self.scratch.store.make(rows, lambda folder: write_rows(folder, block, Canvas("pixels")))
         few = replace(images, config={"ipc": ipc}, inputs=(rows,))
         seconds, peak = self._run(replace(jobs[0], inputs=(few, *teachers)))
         return None if seconds is None else seconds * len(jobs) * self.request.ipc / ipc, peak

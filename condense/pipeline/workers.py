@@ -5,6 +5,7 @@ Workers put the parts together; they hold no algorithm. What they write is the s
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -27,10 +28,10 @@ from condense.evaluation.student import StudentRecipe, train_on_real, train_stud
 from condense.files import canonical_json
 from condense.labels import LabelConfig, make_logits, store_labels
 from condense.methods import METHODS
-from condense.methods.base import Precomputed, Rows, SynthesisJob
+from condense.methods.base import Canvas, Precomputed, Rows, SynthesisJob
 from condense.pipeline.context import Context
 from condense.pipeline.results import keep_failure, keep_result
-from condense.shards import SetInfo, image_name, read_image_files, shard_slices, write_images
+from condense.shards import SetInfo, image_name, join_rows, read_image_files, shard_slices, take_rows, write_images
 from condense.shards import write_set as finish_set
 from condense.teachers import Dynamics, Features, save_teacher
 from condense.teachers.dynamics import log_dynamics
@@ -114,38 +115,44 @@ def rows(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> Non
         report=desk.report,
         checkpoint=desk.checkpoint,
     )
-    write_rows(desk.folder, made.pixels, made.labels, made.slots)
+    write_rows(desk.folder, made, method.canvas)
 
 
-def write_rows(
-    folder: Path, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], slots: npt.NDArray[np.int64]
-) -> None:
-    """Keep a block of rows as three arrays."""
-    for name, array in (("pixels", pixels), ("labels", labels), ("slots", slots)):
+def write_rows(folder: Path, rows: Rows, canvas: Canvas) -> None:
+    """Keep a block of rows: one file for each array, and the canvas if it is not pixels."""
+    arrays: dict[str, npt.NDArray[Any]] = {"pixels": rows.pixels, "labels": rows.labels, "slots": rows.slots}
+    for name, array in {**arrays, **rows.others}.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    if canvas.name != "pixels":
+        (folder / "canvas.json").write_text(canonical_json({"name": canvas.name, "settings": dict(canvas.settings)}))
 
 
-def read_rows(folder: Path) -> Rows:
-    """The block that :func:`write_rows` wrote, as memory maps."""
-    return Rows(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pixels", "labels", "slots")})
+def read_rows(folder: Path) -> tuple[Rows, Canvas]:
+    """The block that :func:`write_rows` wrote, as memory maps, and its canvas."""
+    arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+    own = {name: arrays.pop(name) for name in ("pixels", "labels", "slots")}
+    path = folder / "canvas.json"
+    return Rows(**own, others=arrays), Canvas(**json.loads(path.read_text())) if path.exists() else Canvas("pixels")
 
 
 def images(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
     """Pack blocks of rows into image files, in slot-major order, leaving out slots that are not wanted."""
-    blocks = [read_rows(path) for path in inputs]
+    blocks, canvases = zip(*(read_rows(path) for path in inputs), strict=True)
     labels = np.concatenate([block.labels for block in blocks])
     slots = np.concatenate([block.slots for block in blocks])
     order = np.lexsort((labels, slots))
     order = order[slots[order] < job.config["ipc"]]
-    pixels = np.concatenate([block.pixels for block in blocks])
+    columns = join_rows([block.columns for block in blocks])
     spec = context.data_of(job).spec
-    for index, part in enumerate(shard_slices(len(order), pixels[0].nbytes)):
+    for index, part in enumerate(shard_slices(len(order), columns["images"][0].nbytes)):
         write_images(
             desk.folder / image_name(index),
-            columns={"images": pixels[order[part]]},
+            columns=take_rows(columns, order[part]),
             labels=labels[order[part]],
             slots=slots[order[part]],
             spec=spec.to_dict(),
+            canvas=canvases[0].name,
+            settings=canvases[0].settings,
         )
 
 

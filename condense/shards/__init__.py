@@ -12,6 +12,7 @@ from condense.shards.read import (
     read_set,
     sets_in,
 )
+from condense.shards.rows import join_rows, take_rows
 from condense.shards.setfile import FileEntry, SetInfo
 from condense.shards.verify import Report, SetBytes, set_bytes, verify
 from condense.shards.write import shard_slices, write_images, write_labels, write_set
@@ -26,6 +27,7 @@ __all__ = [
     "SetFiles",
     "SetInfo",
     "image_name",
+    "join_rows",
     "label_name",
     "read_image_files",
     "read_images",
@@ -34,6 +36,7 @@ __all__ = [
     "set_bytes",
     "sets_in",
     "shard_slices",
+    "take_rows",
     "verify",
     "write_images",
     "write_labels",
