@@ -17,7 +17,8 @@ from condense.data.pixels import normalise
 from condense.data.spec import DatasetSpec, Split
 from condense.dataset import DistilledDataset, ReplayBatch, replay_step
 from condense.device import Compute
-from condense.labels.relabel import TeacherBN, batch_statistics, label_shares, mean_logits
+from condense.labels.relabel import TeacherBN, label_shares, mean_logits
+from condense.networks.grouped_norm import Grouped
 from condense.teachers import Teacher
 from condense.training import Batch
 from condense.views.config import ViewConfig
@@ -77,7 +78,7 @@ class OnlineLabels:
     ) -> None:
         self.by_group = teacher_bn == "batch"
         if self.by_group:
-            teachers = [replace(teacher, network=batch_statistics(teacher.network)) for teacher in teachers]
+            teachers = [replace(teacher, network=Grouped(teacher.network)) for teacher in teachers]
         self.teachers, self.shares = teachers, label_shares(teachers, weights)
         self.compute = compute
 

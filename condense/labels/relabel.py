@@ -9,7 +9,6 @@ and running statistics untouched.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from condense.checkpoint import Checkpoint, NoCheckpoint
 from condense.config import LATER
@@ -27,6 +25,7 @@ from condense.data.pixels import normalise
 from condense.data.spec import DatasetSpec
 from condense.device import Compute, under_compute
 from condense.errors import ConfigError, DataError, TeacherError
+from condense.networks.grouped_norm import Grouped
 from condense.progress import Report, silent
 from condense.shards.codecs import CODECS, codec_of
 from condense.teachers import Teacher, check_teacher
@@ -125,7 +124,7 @@ def make_logits(
     if pixels.shape[1:] != spec.image_shape:
         raise DataError(f"images are {pixels.shape[1:]}; expected {spec.image_shape} as in {spec.name}")
     if config.teacher_bn == "batch":
-        teachers = [replace(teacher, network=batch_statistics(teacher.network)) for teacher in teachers]
+        teachers = [replace(teacher, network=Grouped(teacher.network)) for teacher in teachers]
     checkpoint = checkpoint or NoCheckpoint()
     images = torch.from_numpy(np.require(pixels, requirements="W")).permute(0, 3, 1, 2).to(compute.torch_device)
     logits, first = _resume(checkpoint, (config.n_labelled, len(pixels), spec.n_classes))
@@ -142,25 +141,20 @@ def make_logits(
     return logits.numpy()
 
 
-def batch_statistics(network: nn.Module) -> nn.Module:
-    """A copy in eval mode but for its BatchNorm layers, which use the statistics of the batch."""
-    copied = copy.deepcopy(network).eval()
-    for layer in copied.modules():
-        if isinstance(layer, _BatchNorm):
-            layer.train()
-    return copied
-
-
 @torch.inference_mode()
 def mean_logits(
     views: Tensor, sizes: Sequence[int], teachers: Sequence[Teacher], shares: Sequence[float], compute: Compute
 ) -> Tensor:
-    """Weighted mean of the teachers' logits, float32 (b, K); each run of ``sizes`` views is its own forward."""
+    """Weighted mean of the teachers' logits, float32 (b, K).
+
+    ``sizes``: of the groups whose statistics a `Grouped` teacher takes, one after the other.
+    """
     total = torch.zeros((), device=views.device)
     for teacher, share in zip(teachers, shares, strict=True):
-        batches = normalise(views, teacher.info.spec).split(list(sizes))
+        images, network = normalise(views, teacher.info.spec), teacher.network
         with compute.autocast():
-            total = total + share * torch.cat([teacher.logits(batch) for batch in batches])
+            logits = network(images, sizes) if isinstance(network, Grouped) else network(images)
+        total = total + share * logits.float()
     return total
 
 

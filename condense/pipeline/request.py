@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from condense.config import from_mapping, merge
+from condense.config import from_mapping, merge, to_mapping
 from condense.data import DATASETS
 from condense.errors import ConfigError, suggest
 from condense.labels.relabel import LabelConfig
@@ -81,7 +81,9 @@ def resolve(values: Mapping[str, Any], *, quick: bool = False) -> Request:
         "labels": merge(merge(method.labels, QUICK_LABELS if quick else {}), values.get("labels", {})),
         "teachers": networks_of(method, values, quick),
     }
-    settings = from_mapping(method.Config, merge(method.quick if quick else {}, given))
+    settings = from_mapping(
+        method.Config, merge(to_mapping(method.Config()), merge(method.quick if quick else {}, given))
+    )
     return from_mapping(_Plain, plain).with_method(method(settings), 0.0 if quick else None)
 
 
