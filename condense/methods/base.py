@@ -220,6 +220,9 @@ class Method(ABC):
         if teachers is not None:
             self._check_teachers(teachers)
 
+    def check_number(self, teachers: int) -> None:
+        """Refuse a number of teachers that it cannot work with. Raises `MethodError` or `ConfigError`."""
+
     def _check_teachers(self, teachers: Sequence[Teacher]) -> None:
         if self.needs.teachers == "none":
             return

@@ -180,14 +180,12 @@ class RecoveryMethod(Method):
             return ()
         return tuple(round(float(share), 6) for share in softmax(given.priors, given.label_temperature))
 
-    def check(self, spec: DatasetSpec, ipc: int, teachers: Sequence[Teacher] | None = None) -> None:
-        super().check(spec, ipc, teachers)
-        if teachers is not None:
-            self.config.committee.check(len(teachers), self.name)
+    def check_number(self, teachers: int) -> None:
+        self.config.committee.check(teachers, self.name)
 
     def _committee(self, networks: Sequence[TappedNetwork], job: SynthesisJob) -> Teachers:
         given = self.config.committee
-        given.check(len(networks), self.name)
+        self.check_number(len(networks))
         weights = teacher_weights(given, len(networks), job.slots, seed=job.seed, set_index=job.set_index)
         return committee(networks, weights, turns=given.turns)
 
