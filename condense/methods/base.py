@@ -222,12 +222,13 @@ class Method(ABC):
 
     def check_number(self, teachers: int) -> None:
         """Refuse a number of teachers that it cannot work with. Raises `MethodError` or `ConfigError`."""
+        if teachers < 1 and self.needs.teachers != "none":
+            raise MethodError(f"{self.name} needs at least one teacher and was given none; train or import one")
 
     def _check_teachers(self, teachers: Sequence[Teacher]) -> None:
         if self.needs.teachers == "none":
             return
-        if not teachers:
-            raise MethodError(f"{self.name} needs at least one teacher and was given none; train or import one")
+        self.check_number(len(teachers))
         for teacher in teachers:
             if self.needs.teachers == "batchnorm" and not batchnorm_layers(teacher.network):
                 raise TeacherError(

@@ -181,11 +181,11 @@ class RecoveryMethod(Method):
         return tuple(round(float(share), 6) for share in softmax(given.priors, given.label_temperature))
 
     def check_number(self, teachers: int) -> None:
+        super().check_number(teachers)
         self.config.committee.check(teachers, self.name)
 
     def _committee(self, networks: Sequence[TappedNetwork], job: SynthesisJob) -> Teachers:
         given = self.config.committee
-        self.check_number(len(networks))
         weights = teacher_weights(given, len(networks), job.slots, seed=job.seed, set_index=job.set_index)
         return committee(networks, weights, turns=given.turns)
 

@@ -78,13 +78,20 @@ def resolve(values: Mapping[str, Any], *, quick: bool = False) -> Request:
         "data": {**{key: values[key] for key in IMAGES if key in values}, **data},
         **{key: values[key] for key in ("ipc", "sets", "seed") if key in values},
         "teacher": merge(QUICK_TEACHER if quick else {}, values.get("teacher", {})),
-        "labels": merge(merge(method.labels, QUICK_LABELS if quick else {}), values.get("labels", {})),
+        "labels": merge(
+            merge(to_mapping(usual_labels(method)), QUICK_LABELS if quick else {}), values.get("labels", {})
+        ),
         "teachers": networks_of(method, values, quick),
     }
     settings = from_mapping(
         method.Config, merge(to_mapping(method.Config()), merge(method.quick if quick else {}, given))
     )
     return from_mapping(_Plain, plain).with_method(method(settings), 0.0 if quick else None)
+
+
+def usual_labels(method: type[Method]) -> LabelConfig:
+    """How a method's sets are labelled if nobody says otherwise."""
+    return from_mapping(LabelConfig, merge(to_mapping(LabelConfig()), method.labels), "labels")
 
 
 def networks_of(method: type[Method], values: Mapping[str, Any], quick: bool) -> tuple[str, ...]:
