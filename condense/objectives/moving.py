@@ -48,10 +48,10 @@ class MovingStatistics:
         with torch.no_grad():
             averages, begun = self._of(key, now)
             some = torch.arange(self.groups, device=now.device) if places is None else places
-            rate = torch.where(begun[some], 1 - self.keep, 1.0).to(now.dtype).unsqueeze(1)
-            averages[:, some] = torch.lerp(averages[:, some], now, rate)
-            begun[some] = True
-            kept = averages[:, some]
+            rate = now.new_ones(len(some), 1).masked_fill_(begun[some].unsqueeze(1), 1 - self.keep)
+            kept = averages[:, some].lerp_(now, rate)
+            averages.index_copy_(1, some, kept)
+            begun.index_fill_(0, some, True)
         mean, var = kept + (now - now.detach())
         return replace(statistics, mean=mean, var=var)
 
