@@ -205,7 +205,12 @@ def needs_of(method: Any, config: Any) -> str:
     needs = method(config).needs
     teachers = {"none": "no teacher", "batchnorm": "teachers with BatchNorm", "any": "teachers"}[needs.teachers]
     images = "real images" if needs.real_images else "no real images"
-    more = {"none": "", "features": ", the features of a teacher", "dynamics": ", a scoring run"}[needs.precomputed]
+    more = {
+        "none": "",
+        "features": ", the features of a teacher",
+        "dynamics": ", a scoring run",
+        "class statistics": ", the class statistics of its teachers",
+    }[needs.precomputed]
     return f"{teachers}, {images}{more}"
 
 

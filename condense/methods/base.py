@@ -16,24 +16,28 @@ from condense.device import Compute
 from condense.errors import MethodError, TeacherError
 from condense.networks import batchnorm_layers
 from condense.progress import Report
-from condense.teachers import Dynamics, Features, Teacher, TeacherRecipe
+from condense.teachers import ClassStatistics, Dynamics, Features, Teacher, TeacherRecipe
 
 __all__ = ["Canvas", "JobSizes", "Method", "Needs", "Precomputed", "Rows", "SynthesisJob", "chunks", "slot_blocks"]
 
-Precomputed = Features | Dynamics | None
-"""What :class:`Needs` asks to be computed beforehand, once for all methods that ask for it."""
+Precomputed = Features | Dynamics | tuple[ClassStatistics, ...] | None
+"""What :class:`Needs` asks to be computed beforehand, once for all methods that ask for it.
+
+Class statistics are those of each teacher.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
     """What a method cannot work without.
 
-    ``precomputed``: ``features`` of all training images, or the ``dynamics`` of a training on them.
+    ``precomputed``: ``features`` of all training images, the ``dynamics`` of a training on them, or the ``class
+    statistics`` that teachers have of them.
     """
 
     teachers: Literal["none", "any", "batchnorm"]
     real_images: bool
-    precomputed: Literal["none", "features", "dynamics"] = "none"
+    precomputed: Literal["none", "features", "dynamics", "class statistics"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,10 +124,15 @@ def precomputed_jobs(
     common: Mapping[str, Any],
     index: int,
 ) -> tuple[Job, ...]:
-    """What the method needs to know of all training images: one job, or none."""
+    """What the method needs to know of all training images: one job, or none; class statistics by each teacher."""
     method, compute = request.method, context.compute.identity()
     if method.needs.precomputed == "none":
         return ()
+    if method.needs.precomputed == "class statistics":
+        return tuple(
+            Job("class-statistics", {"compute": compute}, inputs=(one,), title=f"class statistics, {one}", **common)
+            for one in teachers
+        )
     recipe = method.network_recipe(request.teacher, spec, request.ipc, index, request.seed)
     if method.needs.precomputed == "dynamics":
         recipe = recipe or request.teacher
