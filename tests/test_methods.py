@@ -32,6 +32,7 @@ from condense.views.recovery import RecoveryViews
 SMALL: dict[str, list[dict[str, Any]]] = {
     "sre2l": [{"steps": 3}, {"steps": 3, "start": "real"}],
     "cda": [{"steps": 3}, {"steps": 3, "start": "real"}],
+    "rded": [{}, {"factor": 2, "crops": 4, "arrangement": "random"}],
     "random": [{}],
     "herding": [{}],
     "k-center": [{}, {"start": "random"}],
