@@ -98,7 +98,7 @@ def activation_maps_of(name: str, network: nn.Module, shape: InputShape) -> Acti
     found = [
         (maps, ActivationMaps(network, module, layer, form, flattened))
         for module, maps in outputs
-        for form in (_as_it_is, torch.relu)
+        for form in (torch.relu, _as_it_is)
         for flattened in (False, True)
         if _gives(form(maps), features, flattened=flattened)
     ]
@@ -134,16 +134,12 @@ def _outputs(network: nn.Module, layer: nn.Linear, shape: InputShape) -> tuple[l
 
     first = next(network.parameters())
     noise = torch.randn(2, *shape, generator=torch_generator(0, "probe of maps")).to(first.device, first.dtype)
-    modes = [(module, module.training) for module in network.modules()]
     with ExitStack() as stack:
+        stack.callback(network.train, network.training)
         for module in network.modules():
             stack.callback(module.register_forward_hook(keep).remove)
         stack.callback(layer.register_forward_pre_hook(lambda _, given: features.append(given[0].clone())).remove)
-        try:
-            network.eval()(noise)
-        finally:
-            for module, was in modes:
-                module.training = was
+        network.eval()(noise)
     return outputs, features[-1]
 
 
