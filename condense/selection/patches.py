@@ -33,6 +33,8 @@ Patches = npt.NDArray[np.int64]
 
 Bools = npt.NDArray[np.bool_]
 
+GRAINS = 2.0**40
+
 
 def pool_of(members: Indices, size: int, *, seed: int, set_index: int, label: int) -> Indices:
     """``size`` of the ``members`` of class ``label`` (all, if it has fewer) in a random order.
@@ -75,14 +77,17 @@ def random_boxes(
 
 
 def box_sums(maps: npt.NDArray[np.float32], boxes: Boxes) -> Scores:
-    """The sum of each map (n, H, W) over each of its boxes (n, k, 4): float64 (n, k), by summed-area tables."""
-    table = np.zeros((len(maps), maps.shape[1] + 1, maps.shape[2] + 1))
-    table[:, 1:, 1:] = maps.astype(np.float64).cumsum(1).cumsum(2)
+    """The sum of each map (n, H, W) in [0, 1] over each of its boxes (n, k, 4): float64 (n, k), by summed-area tables.
+
+    In whole numbers of 2^-40, so that equal sums are equal, and boxes without anything are 0.
+    """
+    table = np.zeros((len(maps), maps.shape[1] + 1, maps.shape[2] + 1), dtype=np.int64)
+    table[:, 1:, 1:] = np.rint(maps.astype(np.float64) * GRAINS).astype(np.int64).cumsum(1).cumsum(2)
     image = np.arange(len(maps))[:, None]
     top, left, tall, wide = np.moveaxis(boxes.astype(np.int64), 2, 0)
     bottom, right = top + tall, left + wide
     corners = table[image, bottom, right] - table[image, top, right] - table[image, bottom, left]
-    return np.asarray(corners + table[image, top, left])
+    return np.asarray((corners + table[image, top, left]) / GRAINS)
 
 
 def map_ratios(maps: npt.NDArray[np.float32], boxes: Boxes, *, by_area: bool = False) -> Scores:
@@ -91,7 +96,8 @@ def map_ratios(maps: npt.NDArray[np.float32], boxes: Boxes, *, by_area: bool = F
     ``by_area`` divides the share by the box's share of the image: the former favours large boxes, the latter small
     ones. NRR-DD (arXiv 2503.18267) chooses by the map in the patch; neither form is known to be its.
     """
-    sums, totals = box_sums(maps, boxes), maps.astype(np.float64).sum((1, 2))[:, None]
+    whole = np.broadcast_to(np.array([0, 0, *maps.shape[1:]], dtype=np.int32), (len(maps), 1, 4))
+    sums, totals = box_sums(maps, boxes), box_sums(maps, whole)
     ratios = sums / np.where(totals > 0, totals, 1.0)
     if not by_area:
         return np.asarray(ratios)

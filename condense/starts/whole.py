@@ -47,8 +47,8 @@ def median_images(
 
     Source: DELT (arXiv 2411.19946) and, as its start, FADRM (arXiv 2506.24125): slot 0 is the median, the next are in
     turn below and above. Differs in that a pool and not the class is ranked: ``config.pool`` random images, and at most
-    half of the class, so that independent sets begin with different images. Slots beyond a pool are taken from the
-    next one, slots beyond the class begin again.
+    half of the class, so that independent sets do not begin with the same images. Slots beyond a pool are taken from
+    the next one, slots beyond the class begin again.
     """
     split, teachers = needed_images("a median start", train), needed_teachers("a median start", teachers)
     labels, picks = np.asarray(split.labels), []

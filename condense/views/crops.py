@@ -18,20 +18,24 @@ __all__ = ["cut", "resized"]
 BLOCK_VALUES = 1 << 24
 """Most numbers of a block of images that are resized at once."""
 
+GRAIN = 1e-9
+"""Of a grey level: more than the rounding of a sum, less than the distance of any other value from a half."""
+
 
 def cut(
     images: npt.NDArray[np.uint8], boxes: Boxes, size: tuple[int, int], device: torch.device | str = "cpu"
 ) -> npt.NDArray[np.uint8]:
-    """The parts ``boxes`` (n, 4) of ``images`` uint8 (n, H, W, C), resized to ``size`` (h, w) and rounded half to even.
+    """The parts ``boxes`` (n, 4) of ``images`` uint8 (n, H, W, C), resized to ``size`` (h, w) and rounded half up.
 
-    uint8 (n, h, w, C). In float64, so that the bytes do not depend on which others are cut beside them.
+    uint8 (n, h, w, C). In float64, and what is within `GRAIN` below a half is rounded up too, so that the order of
+    sums, which depends on what is cut beside, does not decide ties.
     """
     at_once = max(1, BLOCK_VALUES // images[:1].size) if len(images) else 1
     parts = [np.empty((0, *size, images.shape[3]), dtype=np.uint8)]
     for start in range(0, len(images), at_once):
         some = torch.from_numpy(np.ascontiguousarray(images[start : start + at_once])).to(device)
         box = torch.from_numpy(boxes[start : start + at_once]).to(device)
-        made = resized(some.permute(0, 3, 1, 2).double(), box, size).clamp_(0, 255).round_()
+        made = resized(some.permute(0, 3, 1, 2).double(), box, size).add_(0.5 + GRAIN).floor_().clamp_(0, 255)
         parts.append(made.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
     return np.ascontiguousarray(np.concatenate(parts))
 
