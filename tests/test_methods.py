@@ -37,6 +37,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {"steps": 3, "committee": {"size": 1, "priors": [50]}},
         {"steps": 3, "committee": {"size": 0, "voting": "equal"}},
     ],
+    "rded": [{}, {"factor": 2, "crops": 4, "arrangement": "random"}],
     "random": [{}],
     "herding": [{}],
     "k-center": [{}, {"start": "random"}],

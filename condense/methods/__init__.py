@@ -5,6 +5,7 @@ from condense.methods.cda import CDA
 from condense.methods.cv_dd import CVDD, SRe2LPlus
 from condense.methods.feature_coresets import Herding, KCenter, KMeans, Moderate
 from condense.methods.random_real import RandomReal
+from condense.methods.rded import RDED
 from condense.methods.score_coresets import CCS, EL2N, CADPrune, Forgetting
 from condense.methods.sre2l import SRe2L
 
@@ -15,6 +16,7 @@ METHODS: dict[str, type[Method]] = {
     "cda": CDA,
     "sre2l++": SRe2LPlus,
     "cv-dd": CVDD,
+    "rded": RDED,
     "random": RandomReal,
     "herding": Herding,
     "k-center": KCenter,
