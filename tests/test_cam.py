@@ -267,7 +267,7 @@ def masked_run(
     invert(
         canvas,
         [stage],
-        together([TappedNetwork(teacher.network)]),
+        together([TappedNetwork(teacher.network)], len(canvas.values)),
         Problem(name="masked", seed=1, groups=[(0, 0, 0), (0, 1, 0)], targets=(0, 1, 2)),
         compute=Compute(),
         adam=AdamConfig(lr=0.1),

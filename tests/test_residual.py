@@ -183,7 +183,7 @@ def test_settings_out_of_range_are_refused() -> None:
 
 
 def test_a_network_of_one_size_is_refused() -> None:
-    check_sizes([teacher_of(SPEC)], SIZES)
-    check_sizes([teacher_of(SPEC, "convnet3-w8-bn")], (FULL,))
-    with pytest.raises(MethodError, match="teacher convnet1-w8-bn takes no images of 6x6, the size of a stage"):
-        check_sizes([teacher_of(SPEC), teacher_of(SPEC, "convnet1-w8-bn")], ((6, 6), FULL))
+    for name, sizes in (("resnet8", SIZES), ("convnet3-w8-bn", (FULL,))):
+        check_sizes(name, teacher_of(SPEC, name).network, SPEC, sizes)
+    with pytest.raises(MethodError, match="network convnet1-w8-bn takes no images of 6x6, the size of a stage"):
+        check_sizes("convnet1-w8-bn", teacher_of(SPEC, "convnet1-w8-bn").network, SPEC, ((6, 6), FULL))

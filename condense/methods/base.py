@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from condense.checkpoint import Checkpoint
 from condense.data.spec import DatasetSpec, Split
@@ -224,6 +225,14 @@ class Method(ABC):
         if teachers is not None:
             self._check_teachers(teachers)
 
+    def check_network(self, name: str, network: nn.Module, spec: DatasetSpec) -> None:
+        """Refuse a teacher's network that it cannot work with. Raises `TeacherError` or `MethodError`."""
+        if self.needs.teachers == "batchnorm" and not batchnorm_layers(network):
+            raise TeacherError(
+                f"method {self.name} matches BatchNorm statistics, but network {name} has none; choose one with batch "
+                "norm, for example resnet20 or convnet3-bn"
+            )
+
     def check_number(self, teachers: int) -> None:
         """Refuse a number of teachers that it cannot work with. Raises `MethodError` or `ConfigError`."""
         if teachers < 1 and self.needs.teachers != "none":
@@ -234,11 +243,7 @@ class Method(ABC):
             return
         self.check_number(len(teachers))
         for teacher in teachers:
-            if self.needs.teachers == "batchnorm" and not batchnorm_layers(teacher.network):
-                raise TeacherError(
-                    f"{self.name} matches BatchNorm statistics, but the teacher {teacher.info.network} has no "
-                    "BatchNorm; use a network with batch norm, for example resnet20 or convnet3-bn"
-                )
+            self.check_network(teacher.info.network, teacher.network, teacher.info.spec)
 
     @abstractmethod
     def synthesise(

@@ -124,13 +124,14 @@ def teacher_weights(
 def committee(networks: Sequence[TappedNetwork], weights: npt.NDArray[np.float64], *, turns: bool) -> Teachers:
     """The teachers of every step. With ``turns`` each group's teachers take the steps one after the other, alone."""
     if not turns:
-        members = [Member(network, tuple(row)) for network, row in zip(networks, weights, strict=True) if row.any()]
+        asked = [(number, network, weights[number]) for number, network in enumerate(networks)]
+        members = [Member(network, tuple(row), str(number)) for number, network, row in asked if row.any()]
         return lambda _: members
     order = [np.flatnonzero(column) for column in weights.T]
     period = math.lcm(*(len(one) for one in order))
     rounds = []
     for step in range(period):
         now = np.array([one[step % len(one)] for one in order])
-        asked = [(network, now == number) for number, network in enumerate(networks)]
-        rounds.append([Member(network, tuple(row.astype(float))) for network, row in asked if row.any()])
+        asked = [(number, network, (now == number).astype(float)) for number, network in enumerate(networks)]
+        rounds.append([Member(network, tuple(row), str(number)) for number, network, row in asked if row.any()])
     return lambda step: rounds[step % period]

@@ -46,7 +46,7 @@ class NonCriticalMask(Hooks):
         self,
         spec: DatasetSpec,
         teachers: Sequence[Teacher],
-        targets: Sequence[int],
+        targets: Sequence[int] | Sequence[Sequence[int]],
         *,
         eps: float = 0.5,
         every: int = 0,
@@ -80,7 +80,7 @@ class NonCriticalMask(Hooks):
         """The mask of the canvas as it is: (G, B, 1, H, W)."""
         images = canvas.images()
         mean, std = (images.new_tensor(each).view(-1, 1, 1) for each in (self.spec.mean, self.spec.std))
-        pixels, targets = (images * std + mean).flatten(0, 1), self.targets.repeat(len(images))
+        pixels, targets = (images * std + mean).flatten(0, 1), self.targets.expand(len(images), -1).flatten()
         total = images.new_zeros(len(pixels), *images.shape[3:])
         for maps, own in self.maps:
             with self.compute.autocast():

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from condense.canvas import Canvas
+from condense.data.spec import DatasetSpec
 from condense.errors import ConfigError, MethodError
 from condense.inversion import Hooks, Stage, Teachers
 from condense.objectives import Objective
-from condense.teachers import Teacher
 from condense.views.recovery import RecoveryViews
 
 __all__ = ["Residual", "Size", "check_sizes", "residual_sizes", "residual_stages", "resized"]
@@ -93,15 +93,14 @@ def residual_stages(
 
 
 @torch.no_grad()
-def check_sizes(teachers: Sequence[Teacher], sizes: Sequence[Size]) -> None:
-    """Raises `MethodError` for a teacher whose network does not take images of one of the sizes."""
-    for teacher in teachers:
-        like = next(teacher.network.parameters(), torch.zeros(0))
-        for size in sorted(set(sizes)):
-            try:
-                teacher.network(like.new_zeros(1, teacher.info.spec.channels, *size))
-            except (RuntimeError, ValueError):
-                raise MethodError(
-                    f"teacher {teacher.info.network} takes no images of {size[0]}x{size[1]}, the size of a stage; keep "
-                    "all stages at full size, or use teachers that take any size, such as resnet20"
-                ) from None
+def check_sizes(name: str, network: nn.Module, spec: DatasetSpec, sizes: Sequence[Size]) -> None:
+    """Raises `MethodError` for a network ``name`` that does not take images of one of the sizes."""
+    like = next(network.parameters(), torch.zeros(0))
+    for size in sorted(set(sizes) - {(spec.height, spec.width)}):
+        try:
+            network.eval()(like.new_zeros(1, spec.channels, *size))
+        except (RuntimeError, ValueError):
+            raise MethodError(
+                f"network {name} takes no images of {size[0]}x{size[1]}, the size of a stage; keep all stages at full "
+                "size (residual.low=1), or use teachers that take any size, such as resnet20"
+            ) from None

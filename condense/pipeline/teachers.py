@@ -12,7 +12,7 @@ from condense.data import Data, DatasetSpec
 from condense.engine.job import Job
 from condense.errors import TeacherError
 from condense.files import disk_errors
-from condense.networks import batchnorm_layers, build
+from condense.networks import build
 from condense.networks.base import InputShape
 from condense.networks.last_layer import last_layer
 from condense.pipeline.context import Context, DataRequest
@@ -79,11 +79,7 @@ def teacher_jobs(request: Request, data: Data, context: Context, folders: Sequen
 def check_network(name: str, spec: DatasetSpec, request: Request) -> None:
     """Raises a child of :class:`CondenseError` for a network that cannot be a teacher of this distillation."""
     network = build_for(spec, name)
-    if request.method.needs.teachers == "batchnorm" and not batchnorm_layers(network):
-        raise TeacherError(
-            f"method {request.method.name} matches BatchNorm statistics, but network {name} has none; choose one with "
-            "batch norm, for example resnet20 or convnet3-bn"
-        )
+    request.method.check_network(name, network, spec)
     if request.method.needs.precomputed == "features":
         last_layer(name, network, shape_of(spec))
 
@@ -127,6 +123,8 @@ def check_fits(folder: Path, spec: DatasetSpec, request: Request | None = None) 
         needs_batchnorm=request is not None and request.method.needs.teachers == "batchnorm",
         network=teacher.network,
     )
+    if request:
+        request.method.check_network(teacher.info.network, teacher.network, spec)
     if request and request.method.needs.precomputed == "features":
         last_layer(teacher.info.network, teacher.network, shape_of(spec))
 
