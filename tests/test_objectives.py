@@ -35,7 +35,7 @@ def seen(layers: tuple[int, ...] = (0, 1, 2), seed: int = 0) -> Seen:
     targets = Targets(draw(total), draw(total), torch.nn.functional.one_hot(owner).double(), SIZES, layers)
     statistics = Statistics(draw(GROUPS, total).requires_grad_(), draw(GROUPS, total).requires_grad_(), targets)
     logits = draw(GROUPS, BATCH, CLASSES).requires_grad_()
-    return Seen(draw(GROUPS, BATCH, 1, 2, 2), logits, statistics, torch.tensor([4, 0, 2]))
+    return Seen(draw(GROUPS, BATCH, 1, 2, 2), logits, statistics, torch.tensor([4, 0, 2]).expand(GROUPS, -1))
 
 
 def with_classes(given: Seen, targets: Tensor | None = None) -> Seen:
@@ -271,7 +271,7 @@ def test_cross_entropy_is_the_mean_over_a_group() -> None:
     given = seen()
     for group, loss in enumerate(CrossEntropy()(given).tolist()):
         wanted = 0.0
-        for image, target in enumerate(given.targets.tolist()):
+        for image, target in enumerate(given.targets[group].tolist()):
             row = given.logits[group, image].tolist()
             wanted += math.log(sum(math.exp(value) for value in row)) - row[target]
         assert loss == pytest.approx(wanted / BATCH, rel=1e-12)

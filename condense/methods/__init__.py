@@ -2,8 +2,10 @@
 
 from condense.methods.base import Method, Needs, Rows, SynthesisJob
 from condense.methods.cda import CDA
+from condense.methods.cv_dd import CVDD, SRe2LPlus
 from condense.methods.feature_coresets import Herding, KCenter, KMeans, Moderate
 from condense.methods.random_real import RandomReal
+from condense.methods.rded import RDED
 from condense.methods.score_coresets import CCS, EL2N, CADPrune, Forgetting
 from condense.methods.sre2l import SRe2L
 
@@ -12,6 +14,9 @@ __all__ = ["METHODS", "Method", "Needs", "Rows", "SynthesisJob", "choosers"]
 METHODS: dict[str, type[Method]] = {
     "sre2l": SRe2L,
     "cda": CDA,
+    "sre2l++": SRe2LPlus,
+    "cv-dd": CVDD,
+    "rded": RDED,
     "random": RandomReal,
     "herding": Herding,
     "k-center": KCenter,

@@ -20,8 +20,8 @@ class CrossEntropy(Objective):
 
     def __call__(self, seen: Seen) -> Tensor:
         groups, images, classes = seen.logits.shape
-        targets = seen.targets.repeat(groups)
-        return F.cross_entropy(seen.logits.reshape(-1, classes), targets, reduction="none").view(groups, images).mean(1)
+        losses = F.cross_entropy(seen.logits.reshape(-1, classes), seen.targets.flatten(), reduction="none")
+        return losses.view(groups, images).mean(1)
 
     def __str__(self) -> str:
         return "cross-entropy"

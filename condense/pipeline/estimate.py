@@ -29,6 +29,7 @@ from condense.methods.base import Canvas, Rows
 from condense.pipeline.context import Context
 from condense.pipeline.execution import Execution
 from condense.pipeline.plans import name_of, set_jobs
+from condense.pipeline.priors import with_known_priors
 from condense.pipeline.request import Request
 from condense.pipeline.teachers import build_for, teacher_jobs
 from condense.pipeline.workers import write_rows
@@ -80,7 +81,9 @@ def estimate(request: Request, context: Context, *, teachers: Sequence[Path] = (
     data = context.data(request.data)
     request.method.check(data.spec, request.ipc)
     makers = teacher_jobs(request, data, context, teachers)
-    jobs = set_jobs(request, data.spec, context, makers, name=name_of(request, data.spec))
+    name = name_of(request, data.spec)
+    request = with_known_priors(request, context, makers, name=name)
+    jobs = set_jobs(request, data.spec, context, makers, name=name)
     todo = {job.id for job in missing([*makers, *jobs], context.store)}
     kinds: dict[str, KindEstimate] = {}
     for job in in_order(jobs):

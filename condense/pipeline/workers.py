@@ -131,16 +131,25 @@ def rows(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> Non
         ipc=job.config.get("ipc"),
     )
     teachers, precomputed = known(method, inputs)
+    train = data.train if "without" not in job.config else kept(data.train, job.config["without"])
     made = method.synthesise(
         block,
         teachers=context.teachers(teachers),
-        train=data.train,
+        train=train,
         precomputed=precomputed,
         compute=context.compute,
         report=desk.report,
         checkpoint=desk.checkpoint,
     )
     write_rows(desk.folder, made, method.canvas)
+
+
+def kept(train: Split, without: Mapping[str, Any]) -> Split:
+    """The training images, those that are held out with a label that no class has: nobody chooses them."""
+    _, held = holdout(train.labels, without["fraction"], without["seed"])
+    labels = train.labels.copy()
+    labels[held] = -1
+    return Split(train.images, labels)
 
 
 def write_rows(folder: Path, rows: Rows, canvas: Canvas) -> None:
@@ -197,7 +206,9 @@ def labels(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> N
         report=desk.report,
         checkpoint=desk.checkpoint,
     )
-    names = [{"network": one.info.network, "sha256": one.sha256} for one in teachers]
+    names: list[dict[str, Any]] = [{"network": one.info.network, "sha256": one.sha256} for one in teachers]
+    if config.weights:
+        names = [{**name, "weight": weight} for name, weight in zip(names, config.weights, strict=True)]
     store_labels(desk.folder, logits, config, spec, images=files, teachers=names)
 
 
