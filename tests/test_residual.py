@@ -7,27 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from test_inversion import (
-    CLASSES,
-    COMPUTE,
-    SIDE,
-    SPEC,
-    Interrupted,
-    Memory,
-    canvas_of,
-    groups_of,
-    stage,
-    teacher_network,
-)
+from test_inversion import SIDE, SPEC, Interrupted, Memory, canvas_of, stage
+from test_inversion import run as inverted
 from test_methods import teacher_of
 from torch import Tensor
 
 from condense.canvas import Pixels
 from condense.errors import ConfigError, MethodError
-from condense.inversion import AdamConfig, Hooks, Problem, invert
+from condense.inversion import Hooks
 from condense.methods.residual import Residual, check_sizes, residual_sizes, residual_stages, resized
 from condense.objectives import BatchNormDistance, CrossEntropy
-from condense.teachers.taps import TappedNetwork
 from condense.views.recovery import RecoveryViews
 
 FULL, SMALL = (SIDE, SIDE), (8, 8)
@@ -85,13 +74,9 @@ def test_mixing_is_the_papers_equation() -> None:
 def run(sizes: Any, alpha: float = 0.5, hooks: Hooks | None = None, **given: Any) -> Pixels:
     start = canvas_of((0, 1))
     start.project()
-    canvas = Pixels(start.values, SPEC)
-    hooks = hooks or Residual(start.values, sizes, alpha)
     stages = residual_stages(sizes, steps=7, views=RecoveryViews(), objective=OBJECTIVE)
-    problem = Problem(name="fadrm", seed=5, groups=groups_of((0, 1)), targets=CLASSES)
-    tapped = TappedNetwork(teacher_network())
-    invert(canvas, stages, lambda _: [(tapped, 1.0)], problem, compute=COMPUTE, adam=AdamConfig(), hooks=hooks, **given)
-    return canvas
+    hooks = hooks or Residual(start.values, sizes, alpha)
+    return inverted(stages, canvas=Pixels(start.values, SPEC), hooks=hooks, **given)
 
 
 class Stretched(Hooks):
