@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from condense.teachers.taps import TappedNetwork
 from condense.views.recovery import RecoveryDraws, RecoveryViews, apply_recovery, recovery_draws
 from condense.views.render import channels_last
 
-__all__ = ["AdamConfig", "Hooks", "Problem", "Stage", "Teachers", "invert", "together"]
+__all__ = ["AdamConfig", "Hooks", "Member", "Problem", "Stage", "Teachers", "invert", "together"]
 
 REPORT_EVERY = 25
 """Steps between looks at the loss: looking waits for the device."""
@@ -32,13 +33,37 @@ REPORT_EVERY = 25
 DRAWN_AHEAD = 200
 """Steps whose views are drawn at once."""
 
-Teachers = Callable[[int], Sequence[tuple[TappedNetwork, float]]]
-"""The teachers of a step and their weights in the loss: a committee, or one after the other."""
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A teacher, and the weight of what it says in the loss of each of the G groups.
+
+    Groups of weight 0 are not shown to it.
+    """
+
+    network: TappedNetwork
+    weights: tuple[float, ...]
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """The weights that are not 0, on the network's device."""
+        running = self.network.taps[0].mean
+        return running.new_tensor([weight for weight in self.weights if weight])
+
+    @cached_property
+    def places(self) -> Tensor:
+        """The numbers of the groups of :attr:`shares`, there too."""
+        shown = [group for group, weight in enumerate(self.weights) if weight]
+        return torch.tensor(shown, device=self.network.taps[0].mean.device)
 
 
-def together(networks: Sequence[TappedNetwork]) -> Teachers:
-    """All of them at every step, with equal weights that sum to one."""
-    members = [(network, 1 / len(networks)) for network in networks]
+Teachers = Callable[[int], Sequence[Member]]
+"""The teachers of a step: a committee, or one after the other."""
+
+
+def together(networks: Sequence[TappedNetwork], groups: int) -> Teachers:
+    """All of them at every step and for every group, with equal weights that sum to one."""
+    members = [Member(network, (1 / len(networks),) * groups) for network in networks]
     return lambda _: members
 
 
@@ -78,14 +103,14 @@ class AdamConfig:
 class Problem:
     """What is to be made, besides how.
 
-    ``targets``: the class of each of a group's B images. ``groups``: the numbers that name each group, (set, slot,
-    first class): views are drawn by them. ``name`` is who to blame in messages.
+    ``targets``: the class of each of a group's B images, for all groups or group by group. ``groups``: the numbers that
+    name each group, (set, slot, first class): views are drawn by them. ``name`` is who to blame in messages.
     """
 
     name: str
     seed: int
     groups: Sequence[tuple[int, int, int]]
-    targets: Sequence[int]
+    targets: Sequence[int] | Sequence[Sequence[int]]
 
 
 class Hooks:
@@ -143,7 +168,7 @@ def invert(
     hooks, checkpoint = hooks or Hooks(), checkpoint or NoCheckpoint()
     total = sum(stage.steps for stage in stages)
     teachers = hooks.prepare(canvas, teachers)
-    targets = torch.tensor(problem.targets, device=canvas.values.device)
+    targets = torch.tensor(problem.targets, device=canvas.values.device).expand(len(problem.groups), -1)
     state, done = Adam(canvas.values, adam), 0
     saved = checkpoint.load()
     if saved is not None:
@@ -199,7 +224,7 @@ def _gradient(
     draws: RecoveryDraws,
     step: int,
     objective: Objective,
-    teachers: Sequence[tuple[TappedNetwork, float]],
+    teachers: Sequence[Member],
     targets: Tensor,
     compute: Compute,
 ) -> tuple[Tensor, Tensor]:
@@ -211,14 +236,16 @@ def _gradient(
     views = apply_recovery(canvas.images(), draws, step)
     shown = views.detach().requires_grad_(True)
     losses = shown.new_zeros(len(shown))
-    for network, weight in teachers:
+    for member in teachers:
+        everything = len(member.places) == len(shown)
+        mine, theirs = (shown, targets) if everything else (shown[member.places], targets[member.places])
         with compute.autocast():
-            logits, statistics = network(channels_last(shown.flatten(0, 1)), groups=len(shown))
+            logits, statistics = member.network(channels_last(mine.flatten(0, 1)), groups=len(mine))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        seen = Seen(shown, logits.view(*shown.shape[:2], -1), statistics, targets)
-        mine = weight * objective(seen)
-        mine.sum().backward()
-        losses += mine.detach()
+        seen = Seen(mine, logits.view(*mine.shape[:2], -1), statistics, theirs)
+        said = objective(seen) * member.shares
+        said.sum().backward()
+        losses.index_add_(0, member.places, said.detach())
     (gradient,) = torch.autograd.grad(views, canvas.values, shown.grad)
     canvas.values.requires_grad_(False)
     return losses, gradient

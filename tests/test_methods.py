@@ -32,6 +32,11 @@ from condense.views.recovery import RecoveryViews
 SMALL: dict[str, list[dict[str, Any]]] = {
     "sre2l": [{"steps": 3}, {"steps": 3, "start": "real"}],
     "cda": [{"steps": 3}, {"steps": 3, "start": "real"}],
+    "sre2l++": [{"steps": 3}],
+    "cv-dd": [
+        {"steps": 3, "committee": {"size": 1, "priors": [50]}},
+        {"steps": 3, "committee": {"size": 0, "voting": "equal"}},
+    ],
     "rded": [{}, {"factor": 2, "crops": 4, "arrangement": "random"}],
     "random": [{}],
     "herding": [{}],

@@ -2,6 +2,7 @@
 
 from condense.methods.base import Method, Needs, Rows, SynthesisJob
 from condense.methods.cda import CDA
+from condense.methods.cv_dd import CVDD, SRe2LPlus
 from condense.methods.feature_coresets import Herding, KCenter, KMeans, Moderate
 from condense.methods.random_real import RandomReal
 from condense.methods.rded import RDED
@@ -13,6 +14,8 @@ __all__ = ["METHODS", "Method", "Needs", "Rows", "SynthesisJob", "choosers"]
 METHODS: dict[str, type[Method]] = {
     "sre2l": SRe2L,
     "cda": CDA,
+    "sre2l++": SRe2LPlus,
+    "cv-dd": CVDD,
     "rded": RDED,
     "random": RandomReal,
     "herding": Herding,

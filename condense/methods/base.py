@@ -16,24 +16,28 @@ from condense.device import Compute
 from condense.errors import MethodError, TeacherError
 from condense.networks import batchnorm_layers
 from condense.progress import Report
-from condense.teachers import Dynamics, Features, Teacher, TeacherRecipe
+from condense.teachers import ClassStatistics, Dynamics, Features, Teacher, TeacherRecipe
 
 __all__ = ["Canvas", "JobSizes", "Method", "Needs", "Precomputed", "Rows", "SynthesisJob", "chunks", "slot_blocks"]
 
-Precomputed = Features | Dynamics | None
-"""What :class:`Needs` asks to be computed beforehand, once for all methods that ask for it."""
+Precomputed = Features | Dynamics | tuple[ClassStatistics, ...] | None
+"""What :class:`Needs` asks to be computed beforehand, once for all methods that ask for it.
+
+Class statistics are those of each teacher.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
     """What a method cannot work without.
 
-    ``precomputed``: ``features`` of all training images, or the ``dynamics`` of a training on them.
+    ``precomputed``: ``features`` of all training images, the ``dynamics`` of a training on them, or the ``class
+    statistics`` that teachers have of them.
     """
 
     teachers: Literal["none", "any", "batchnorm"]
     real_images: bool
-    precomputed: Literal["none", "features", "dynamics"] = "none"
+    precomputed: Literal["none", "features", "dynamics", "class statistics"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +122,9 @@ class Method(ABC):
 
     Class attributes: ``name``; a one-line ``summary``; ``source``, the paper; ``revision``, raised when results
     change; ``Config``, a frozen dataclass whose defaults are complete, each field with a line of ``help`` in its
-    metadata; ``quick``, the settings of a run of seconds; ``batch_setting``, the one that bounds how many classes are
-    computed together, which is what memory grows with.
+    metadata; ``quick``, the settings of a run of seconds; ``labels``, how the paper labels, where that is not as
+    usual; ``networks``, the teachers that are trained if none are given, where one is not enough; ``batch_setting``,
+    the one that bounds how many classes are computed together, which is what memory grows with.
     """
 
     name: ClassVar[str]
@@ -128,6 +133,8 @@ class Method(ABC):
     revision: ClassVar[int]
     Config: ClassVar[type[Any]]
     quick: ClassVar[Mapping[str, Any]] = {}
+    labels: ClassVar[Mapping[str, Any]] = {}
+    networks: ClassVar[tuple[str, ...]] = ()
     batch_setting: ClassVar[str | None] = None
 
     def __init__(self, config: Any) -> None:
@@ -160,6 +167,24 @@ class Method(ABC):
     def sets_differ(self) -> bool:
         """Whether sets of different numbers are independent; False where they would be the same images."""
         return True
+
+    @property
+    def asks_priors(self) -> bool:
+        """Whether it wants to know what each teacher alone is worth, and does not know yet."""
+        return False
+
+    def with_priors(self, priors: tuple[float, ...]) -> Method:
+        """The same method, knowing these: percent, one per teacher. Raises `MethodError` where it asks for none."""
+        raise MethodError(f"{self.name} has no use for priors")
+
+    def alone(self) -> Method:
+        """The method with which one teacher makes the set that its prior is measured on."""
+        raise MethodError(f"{self.name} has no use for priors")
+
+    @property
+    def label_weights(self) -> tuple[float, ...]:
+        """How much each teacher counts when the set is labelled; none where all count the same."""
+        return ()
 
     def network_recipe(
         self, teacher: TeacherRecipe, spec: DatasetSpec, ipc: int, set_index: int, seed: int
@@ -199,11 +224,15 @@ class Method(ABC):
         if teachers is not None:
             self._check_teachers(teachers)
 
+    def check_number(self, teachers: int) -> None:
+        """Refuse a number of teachers that it cannot work with. Raises `MethodError` or `ConfigError`."""
+        if teachers < 1 and self.needs.teachers != "none":
+            raise MethodError(f"{self.name} needs at least one teacher and was given none; train or import one")
+
     def _check_teachers(self, teachers: Sequence[Teacher]) -> None:
         if self.needs.teachers == "none":
             return
-        if not teachers:
-            raise MethodError(f"{self.name} needs at least one teacher and was given none; train or import one")
+        self.check_number(len(teachers))
         for teacher in teachers:
             if self.needs.teachers == "batchnorm" and not batchnorm_layers(teacher.network):
                 raise TeacherError(

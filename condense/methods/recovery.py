@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from condense.canvas import Pixels, noise_start, real_start
 from condense.checkpoint import Checkpoint
+from condense.config import LATER
 from condense.data.spec import DatasetSpec, Split
 from condense.device import Compute
 from condense.errors import ConfigError, MethodError
-from condense.inversion import AdamConfig, Problem, Stage, invert, together
+from condense.inversion import AdamConfig, Problem, Stage, Teachers, invert
 from condense.methods.base import JobSizes, Method, Needs, Precomputed, Rows, SynthesisJob
+from condense.methods.committee import CommitteeConfig, committee, softmax, teacher_weights
 from condense.objectives import BatchNormDistance, CrossEntropy
 from condense.progress import Report
 from condense.selection import pick_random
@@ -58,7 +60,7 @@ class ViewChanges:
 
 @dataclass(frozen=True, kw_only=True)
 class RecoveryConfig:
-    """Settings of SRe2L and CDA. Raises `ConfigError` for a value out of range."""
+    """Settings of SRe2L and its successors. Raises `ConfigError` for a value out of range."""
 
     steps: int = field(
         default=1000, metadata={"help": "optimisation steps; published: 1000 at 32 px, 4000 at 64 and 224 px"}
@@ -66,6 +68,10 @@ class RecoveryConfig:
     lr: float = field(default=0.25, metadata={"help": "learning rate of Adam, falling to 0 by half a cosine"})
     alpha_bn: float = field(default=0.01, metadata={"help": "weight of the distance of BatchNorm statistics"})
     first_bn: float = field(default=10.0, metadata={"help": "how many times the first BatchNorm layer counts"})
+    variance: float = field(
+        default=1.0, metadata={"help": "how many times variances count in that distance (DWA: 2 to 11)", **LATER}
+    )
+    committee: CommitteeConfig = field(default=CommitteeConfig(), metadata=LATER)
     start: Start = field(
         default="noise", metadata={"help": "what images begin as: noise, or real (random real images of the class)"}
     )
@@ -83,7 +89,7 @@ class RecoveryConfig:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"lr must be above 0 and finite, got {self.lr}")
-        for name in ("alpha_bn", "first_bn"):
+        for name in ("alpha_bn", "first_bn", "variance"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
         if self.start not in get_args(Start):
@@ -148,7 +154,7 @@ class RecoveryMethod(Method):
         invert(
             canvas,
             self.stages(job.spec),
-            together(networks),
+            self._committee(networks, job),
             problem,
             compute=compute,
             adam=AdamConfig(lr=self.config.lr),
@@ -156,6 +162,32 @@ class RecoveryMethod(Method):
             checkpoint=checkpoint,
         )
         return Rows.of(job, canvas.rows())
+
+    @property
+    def asks_priors(self) -> bool:
+        return self.config.committee.asks_priors
+
+    def with_priors(self, priors: tuple[float, ...]) -> Method:
+        return type(self)(replace(self.config, committee=replace(self.config.committee, priors=priors)))
+
+    def alone(self) -> Method:
+        return type(self)(replace(self.config, committee=CommitteeConfig()))
+
+    @property
+    def label_weights(self) -> tuple[float, ...]:
+        given = self.config.committee
+        if given.voting == "equal" or not given.priors:
+            return ()
+        return tuple(round(float(share), 6) for share in softmax(given.priors, given.label_temperature))
+
+    def check_number(self, teachers: int) -> None:
+        super().check_number(teachers)
+        self.config.committee.check(teachers, self.name)
+
+    def _committee(self, networks: Sequence[TappedNetwork], job: SynthesisJob) -> Teachers:
+        given = self.config.committee
+        weights = teacher_weights(given, len(networks), job.slots, seed=job.seed, set_index=job.set_index)
+        return committee(networks, weights, turns=given.turns)
 
     def _start(self, job: SynthesisJob, train: Split | None) -> Tensor:
         keys = {"seed": job.seed, "set_index": job.set_index}
