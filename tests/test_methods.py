@@ -32,6 +32,8 @@ from condense.views.recovery import RecoveryViews
 SMALL: dict[str, list[dict[str, Any]]] = {
     "sre2l": [{"steps": 3}, {"steps": 3, "start": "real"}],
     "cda": [{"steps": 3}, {"steps": 3, "start": "real"}],
+    "infer": [{"steps": 3}, {"steps": 3, "unit": "bytes"}],
+    "infer-dyn": [{"steps": 3}],
     "random": [{}],
     "herding": [{}],
     "k-center": [{}, {"start": "random"}],
@@ -302,11 +304,14 @@ def test_ipc_above_the_smallest_class_is_refused_where_real_images_are_needed(
 ) -> None:
     method, spec = made(name, settings), replace(tiny_data.spec, train_sizes=(40, 8, 40))
     method.check(spec, 8)
+    most = next(ipc for ipc in range(8, 40) if method.slots(spec, ipc + 1) > 8)
+    method.check(spec, most)
     if not method.needs.real_images:
         method.check(spec, 9)
         return
-    with pytest.raises(MethodError, match=r'needs 9 real images per class, but class "columns" of tiny has 8; ask'):
-        method.check(spec, 9)
+    message = f'needs 9 real images per class, but class "columns" of tiny has 8; ask for an ipc of at most {most}$'
+    with pytest.raises(MethodError, match=message):
+        method.check(spec, most + 1)
 
 
 @pytest.mark.parametrize("name", ["sre2l", "cda"])

@@ -173,7 +173,7 @@ def methods_show(
 
     Example: condense methods show cda
     """
-    from condense.config import to_mapping
+    from condense.config import from_mapping, to_mapping
     from condense.errors import MethodError, suggest
     from condense.labels.relabel import LabelConfig
     from condense.methods import METHODS
@@ -183,6 +183,7 @@ def methods_show(
         raise MethodError(f'there is no method "{name}"; {suggest(name, METHODS)}')
     method = METHODS[name]
     config = method.Config()
+    labels = method(config).published_labels
     if json:
         say_json({"method": name, "summary": method.summary, "source": method.source, "settings": to_mapping(config)})
         return
@@ -190,7 +191,7 @@ def methods_show(
     for heading, rows in (
         ("setting", settings_of(config)),
         ("setting of teachers that are trained", settings_of(TeacherRecipe(), "teacher.")),
-        ("setting of labels", settings_of(LabelConfig(), "labels.")),
+        ("setting of labels", settings_of(from_mapping(LabelConfig, labels), "labels.")),
     ):
         if rows:
             say()

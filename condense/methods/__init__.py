@@ -3,6 +3,7 @@
 from condense.methods.base import Method, Needs, Rows, SynthesisJob
 from condense.methods.cda import CDA
 from condense.methods.feature_coresets import Herding, KCenter, KMeans, Moderate
+from condense.methods.infer import Infer, InferDyn
 from condense.methods.random_real import RandomReal
 from condense.methods.score_coresets import CCS, EL2N, CADPrune, Forgetting
 from condense.methods.sre2l import SRe2L
@@ -12,6 +13,8 @@ __all__ = ["METHODS", "Method", "Needs", "Rows", "SynthesisJob", "choosers"]
 METHODS: dict[str, type[Method]] = {
     "sre2l": SRe2L,
     "cda": CDA,
+    "infer": Infer,
+    "infer-dyn": InferDyn,
     "random": RandomReal,
     "herding": Herding,
     "k-center": KCenter,

@@ -157,6 +157,11 @@ class Method(ABC):
         return 0
 
     @property
+    def published_labels(self) -> Mapping[str, Any]:
+        """Settings of labels for which the paper has other values than are usual here; a recipe may change them."""
+        return {}
+
+    @property
     def sets_differ(self) -> bool:
         """Whether sets of different numbers are independent; False where they would be the same images."""
         return True
@@ -170,6 +175,10 @@ class Method(ABC):
         """
         return None
 
+    def slots(self, spec: DatasetSpec, ipc: int) -> int:
+        """Rows of each class in a set that may take the space of ``ipc`` images per class; more ``ipc``, no fewer."""
+        return ipc
+
     def jobs(self, spec: DatasetSpec, ipc: int, set_index: int, seed: int) -> list[SynthesisJob]:
         """The jobs of a set of ``ipc`` images per class: those of a smaller set, and some more.
 
@@ -178,7 +187,7 @@ class Method(ABC):
         chunk = min(self.sizes.classes, spec.n_classes)
         return [
             SynthesisJob(spec=spec, set_index=set_index, seed=seed, slots=slots, classes=tuple(classes))
-            for slots in slot_blocks(ipc, max(1, self.sizes.images // chunk))
+            for slots in slot_blocks(self.slots(spec, ipc), max(1, self.sizes.images // chunk))
             for classes in chunks(range(spec.n_classes), chunk)
         ]
 
@@ -191,13 +200,18 @@ class Method(ABC):
             raise MethodError(f"ipc must be at least 1, got {ipc}")
         if self.needs.real_images:
             size, label = min((size, label) for label, size in enumerate(spec.train_sizes))
-            if ipc > size:
+            if (wanted := self.slots(spec, ipc)) > size:
+                most = max(fewer for fewer in range(size, ipc) if self.slots(spec, fewer) <= size)
                 raise MethodError(
-                    f'{self.name} needs {ipc} real images per class, but class "{spec.classes[label]}" of {spec.name} '
-                    f"has {size}; ask for an ipc of at most {size}"
+                    f'{self.name} needs {wanted} real images per class, but class "{spec.classes[label]}" of '
+                    f"{spec.name} has {size}; ask for an ipc of at most {most}"
                 )
         if teachers is not None:
             self._check_teachers(teachers)
+
+    def check_teacher_count(self, count: int) -> None:
+        """Refuse a number of teachers that the settings do not fit, by `MethodError`. Here any will do."""
+        return None
 
     def _check_teachers(self, teachers: Sequence[Teacher]) -> None:
         if self.needs.teachers == "none":
@@ -210,6 +224,7 @@ class Method(ABC):
                     f"{self.name} matches BatchNorm statistics, but the teacher {teacher.info.network} has no "
                     "BatchNorm; use a network with batch norm, for example resnet20 or convnet3-bn"
                 )
+        self.check_teacher_count(len(teachers))
 
     @abstractmethod
     def synthesise(

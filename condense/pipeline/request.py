@@ -67,15 +67,15 @@ def resolve(values: Mapping[str, Any], *, quick: bool = False) -> Request:
     if unknown:
         known = [*SECTIONS, *(entry.name for entry in fields(method.Config))]
         raise ConfigError(f'method {method.name} has no setting "{unknown[0]}"; {suggest(unknown[0], known)}')
+    made = method(from_mapping(method.Config, merge(method.quick if quick else {}, given)))
     data = {"name": values["data"]} if isinstance(values["data"], str) else values["data"]
     plain = {
         "data": {**{key: values[key] for key in IMAGES if key in values}, **data},
         **{key: values[key] for key in ("ipc", "sets", "seed") if key in values},
         "teacher": merge(QUICK_TEACHER if quick else {}, values.get("teacher", {})),
-        "labels": merge(QUICK_LABELS if quick else {}, values.get("labels", {})),
+        "labels": merge(merge(made.published_labels, QUICK_LABELS if quick else {}), values.get("labels", {})),
     }
-    settings = from_mapping(method.Config, merge(method.quick if quick else {}, given))
-    return from_mapping(_Plain, plain).with_method(method(settings), 0.0 if quick else None)
+    return from_mapping(_Plain, plain).with_method(made, 0.0 if quick else None)
 
 
 QUICK_TEACHER: dict[str, Any] = {"network": "resnet8", "epochs": 2}

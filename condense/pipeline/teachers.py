@@ -64,6 +64,7 @@ def import_teacher(
 def teacher_jobs(request: Request, data: Data, context: Context, folders: Sequence[Path]) -> tuple[Job, ...]:
     """The teachers of a distillation: those in ``folders``, checked, or one to be trained."""
     check_own_network(request, data.spec)
+    request.method.check_teacher_count(max(1, len(folders)))
     if folders:
         for folder in folders:
             check_fits(folder, data.spec, request)
