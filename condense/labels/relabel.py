@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from condense.checkpoint import Checkpoint, NoCheckpoint
+from condense.config import LATER
 from condense.data.pixels import normalise
 from condense.data.spec import DatasetSpec
 from condense.device import Compute, under_compute
 from condense.errors import ConfigError, DataError, TeacherError
+from condense.labels.calibrate import Calibration
 from condense.progress import Report, silent
 from condense.shards.codecs import CODECS, codec_of
 from condense.teachers import Teacher, check_teacher
@@ -55,6 +57,9 @@ class LabelConfig:
     ``teacher_bn``: ``eval`` takes the teacher's running statistics; ``batch`` those of exactly the images of each
     BatchNorm group of the plan (for a teacher without BatchNorm the two are the same). The defaults suit images of up
     to 64 pixels; ImageNet recipes crop down to 0.08 of the area and label with ``eval``.
+
+    ``calibration``: replace the labels of views that teachers are not trusted with, see
+    :mod:`condense.labels.calibrate`; None: of none.
     """
 
     views: ViewConfig = field(default_factory=_views)
@@ -64,6 +69,7 @@ class LabelConfig:
     pool: int = 1
     draw: Draw = "without"
     teacher_bn: TeacherBN = "batch"
+    calibration: Calibration | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_integer("epochs", self.epochs, 1)
@@ -76,6 +82,8 @@ class LabelConfig:
         if self.pool > 1 and not CODECS[codec_of(self.codec)[0]].per_epoch:
             raise ConfigError(f"pool is {self.pool}, but {self.codec} labels no epochs; leave pool at 1")
         check_choice("teacher_bn", self.teacher_bn, get_args(TeacherBN))
+        if self.calibration is not None and self.n_labelled == 0:
+            raise ConfigError(f"calibration is given, but {self.codec} stores no labels; take another codec, or none")
 
     @property
     def n_labelled(self) -> int:

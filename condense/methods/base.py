@@ -211,7 +211,7 @@ class Method(ABC):
 
     def check_teacher_count(self, count: int) -> None:
         """Refuse a number of teachers that the settings do not fit, by `MethodError`. Here any will do."""
-        return None
+        return
 
     def _check_teachers(self, teachers: Sequence[Teacher]) -> None:
         if self.needs.teachers == "none":

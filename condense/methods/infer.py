@@ -50,14 +50,14 @@ class InferConfig:
     lr: float = field(default=0.25, metadata={"help": "learning rate of Adam, falling to 0 by half a cosine"})
     alpha_bn: float = field(
         default=1.0,
-        metadata={"help": "weight of the distance of BatchNorm statistics; published: 1 at 32 px, else 0.01"},
+        metadata={"help": "weight of the distance of BatchNorm statistics; published: 1 at 32 px, 0.01 at 224 px"},
     )
     first_bn: float = field(default=10.0, metadata={"help": "how many times the first BatchNorm layer counts"})
     unit: Unit = field(
         default="images",
         metadata={"help": "what a compensator counts as: one of the images (as published) or the bytes it takes"},
     )
-    views: ViewChanges = ViewChanges()
+    views: ViewChanges = field(default_factory=ViewChanges)
     job_images: int = field(
         default=100, metadata={"help": "most images optimised at once, in batches of all classes; memory grows with it"}
     )
