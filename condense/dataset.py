@@ -389,6 +389,8 @@ def alone(drawn: EpochPlan, positions: slice) -> EpochPlan:
         partner=drawn.partner[positions] - positions.start,
         lam=drawn.lam[positions],
         mix_boxes=drawn.mix_boxes[positions],
+        inner_boxes=None if drawn.inner_boxes is None else drawn.inner_boxes[positions],
+        inner_flips=None if drawn.inner_flips is None else drawn.inner_flips[positions],
     )
 
 
