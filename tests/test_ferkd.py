@@ -124,7 +124,8 @@ def test_the_truth_one_by_one() -> None:
     "settings",
     [
         {},
-        {"confidence": "top", "low": 0.2, "middle": 0.4, "high": 0.9},
+        {"truth": None},
+        {"confidence": "top", "truth": None, "low": 0.2, "middle": 0.4, "high": 0.9},
         {"truth": 0.9, "negatives": "uniform", "high": 0.8},
         {"low": 0.3, "middle": 0.3, "negatives": "uniform"},
     ],
@@ -167,14 +168,14 @@ def test_labels_are_replaced_by_the_rules(mixed: bool, settings: dict[str, Any])
 def test_labels_are_continuous_where_trust_begins() -> None:
     """Of views that are not mixed: the probability of the class does not jump at the threshold."""
     logits, seen = case(mixed=False)
-    config = Calibration(middle=0.4)
+    config = Calibration(middle=0.4, truth=None)
     bounds = find_thresholds(config, (confidences(one, two, "true") for one, two in zip(logits, seen, strict=True)), K)
     truth = np.exp(truth_logits(seen[0], bounds.truth, K))[np.arange(N), seen[0].classes]
     np.testing.assert_allclose(truth, bounds.middle, rtol=1e-12)
 
 
 def test_the_truth_never_says_less_than_chance() -> None:
-    bounds = find_thresholds(Calibration(), [np.full(50, 0.01)], K)
+    bounds = find_thresholds(Calibration(truth=None), [np.full(50, 0.01)], K)
     assert bounds.truth == 1 / K
     _, seen = case(mixed=False)
     np.testing.assert_allclose(truth_logits(seen[0], bounds.truth, K), -math.log(K), rtol=1e-12)

@@ -15,7 +15,7 @@ from test_evaluation import data as grey_data
 from test_evaluation import teacher as grey_teacher
 from test_methods import do, job_of, made, teacher_of
 from test_pipeline import LABELS as QUICK_LABELS
-from test_pipeline import REQUEST, TEACHER, content, fresh_context
+from test_pipeline import REQUEST, TEACHER, content, done_jobs, fresh_context
 from torch import Tensor, nn
 from torchvision.transforms import functional as vision
 
@@ -129,6 +129,7 @@ def test_the_number_of_teachers_is_the_one_that_was_counted(tiny_data: Data, tmp
     values = {"data": "tiny", "method": "infer", "ipc": 2, "networks": 2, "teacher": TEACHER}
     with pytest.raises(MethodError, match=message):
         distill(resolve(values), fresh_context(tmp_path / "store", tiny_data), out=tmp_path / "set")
+    assert done_jobs(tmp_path / "store") == []
     method.check(spec, 2, [teacher_of(spec), teacher_of(spec, seed=1)])
 
 

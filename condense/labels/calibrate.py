@@ -36,7 +36,8 @@ LEAST_PROBABILITY = 2.0**-24
 class Calibration:
     """Which views get another label than the teacher's. Raises `ConfigError` for a value out of range.
 
-    ``low``, ``middle`` and ``high`` are quantiles of the confidence over all labelled views of a set.
+    ``low``, ``middle`` and ``high`` are quantiles of the confidence over all labelled views of a set. With ``truth``
+    None labels do not jump where trust begins; but the truth of a weak teacher, or of small crops, says little then.
     """
 
     confidence: Confidence = field(
@@ -46,8 +47,8 @@ class Calibration:
     middle: float = field(default=0.15, metadata={"help": "share of views whose label is not trusted, negatives too"})
     high: float = field(default=1.0, metadata={"help": "share of views that are not too easy"})
     truth: float | None = field(
-        default=None,
-        metadata={"help": "probability of the class in softened ground truth; unset, the confidence at middle"},
+        default=0.9,
+        metadata={"help": "probability of the class in softened ground truth; none: the confidence at middle"},
     )
     negatives: Negatives = field(
         default="truth",
@@ -95,9 +96,10 @@ def confidences(logits: Halves, seen: Seen, kind: Confidence) -> Floats:
 
 def mixed_classes(seen: Seen, n_classes: int) -> Floats:
     """One-hot classes mixed as the views are: float64 (N, K)."""
-    one_hot = np.eye(n_classes)[seen.classes]
-    own = seen.lam[:, None]
-    return np.asarray(own * one_hot + (1 - own) * one_hot[seen.partner])
+    mixed, items = np.zeros((len(seen.classes), n_classes)), np.arange(len(seen.classes))
+    mixed[items, seen.classes] = seen.lam
+    mixed[items, seen.classes[seen.partner]] += 1 - seen.lam
+    return mixed
 
 
 def find_thresholds(config: Calibration, values: Iterable[Floats], n_classes: int) -> Thresholds:
