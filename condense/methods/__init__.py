@@ -7,6 +7,7 @@ from condense.methods.dwa import DWA
 from condense.methods.edc import EDC, LPLD
 from condense.methods.fadrm import FADRM, FADRMPlus
 from condense.methods.feature_coresets import Herding, KCenter, KMeans, Moderate
+from condense.methods.infer import Infer, InferDyn
 from condense.methods.nrr_dd import NRRDD
 from condense.methods.random_real import RandomReal
 from condense.methods.rded import RDED
@@ -27,6 +28,8 @@ METHODS: dict[str, type[Method]] = {
     "fadrm+": FADRMPlus,
     "nrr-dd": NRRDD,
     "rded": RDED,
+    "infer": Infer,
+    "infer-dyn": InferDyn,
     "random": RandomReal,
     "herding": Herding,
     "k-center": KCenter,

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from condense.config import from_mapping
-from condense.data import Data, holdout
+from condense.data import Data, DatasetSpec, holdout
 from condense.engine.events import read_events
 from condense.engine.job import Job, in_order
 from condense.engine.perform import Settings
@@ -33,6 +33,7 @@ from condense.pipeline.priors import with_known_priors
 from condense.pipeline.request import Request
 from condense.pipeline.teachers import build_for, teacher_jobs
 from condense.pipeline.workers import write_rows
+from condense.shards.decode import CANVASES
 from condense.teachers import Dynamics, TeacherInfo, save_teacher
 from condense.teachers.class_statistics import class_statistics
 from condense.teachers.features import write_features
@@ -91,8 +92,8 @@ def estimate(request: Request, context: Context, *, teachers: Sequence[Path] = (
         one.jobs += 1
         one.done += job.id not in todo
         one.steps += steps_of(job, request, data) if job.id in todo else 0
-    images = request.ipc * data.spec.n_classes * request.sets
-    pixels = images * int(np.prod(data.spec.image_shape))
+    images = items_per_class(request, data.spec) * data.spec.n_classes * request.sets
+    pixels = request.ipc * data.spec.n_classes * request.sets * int(np.prod(data.spec.image_shape))
     labels = 2 * images * data.spec.n_classes * request.labels.epochs
     made = Estimate(list(kinds.values()), images, 3 * pixels + 2 * labels if todo else 0, pixels + labels)
     if probe and todo:
@@ -116,6 +117,12 @@ def explain(error: MemoryShortError, jobs: Sequence[Job], request: Request, cont
         f"{job.title}: a batch of {classes} classes does not fit into memory, the largest that was seen to fit has "
         f"{fits}; say --set {setting}={fits}, or give more --memory"
     )
+
+
+def items_per_class(request: Request, spec: DatasetSpec) -> int:
+    """Images of a class that train, of one set."""
+    canvas = request.method.canvas
+    return request.method.slots(spec, request.ipc) * CANVASES[canvas.name].items_per_row(canvas.settings)
 
 
 def steps_of(job: Job, request: Request, data: Data) -> int:
@@ -231,7 +238,8 @@ class _Prober:
     def _labels(self, jobs: list[Job]) -> tuple[float | None, int | None]:
         """On no more than so many images; time grows with their number."""
         classes = self.data.spec.n_classes
-        ipc = min(self.request.ipc, max(1, PROBE_IMAGES // classes))
+        of_class = items_per_class(self.request, self.data.spec)
+        ipc = min(of_class, max(1, PROBE_IMAGES // classes))
         images, *teachers = jobs[0].inputs
         for teacher in teachers:
             self._have(teacher)
@@ -242,7 +250,7 @@ class _Prober:
         self.scratch.store.make(rows, lambda folder: write_rows(folder, block, Canvas("pixels")))
         few = replace(images, config={"ipc": ipc}, inputs=(rows,))
         seconds, peak = self._run(replace(jobs[0], inputs=(few, *teachers)))
-        return None if seconds is None else seconds * len(jobs) * self.request.ipc / ipc, peak
+        return None if seconds is None else seconds * len(jobs) * of_class / ipc, peak
 
     def _have(self, job: Job) -> None:
         """Put an input of this id into the scratch store: the real one if it is there, else one that knows nothing."""
