@@ -267,7 +267,7 @@ def masked_run(
     invert(
         canvas,
         [stage],
-        together([TappedNetwork(teacher.network)]),
+        together([TappedNetwork(teacher.network)], 2),
         Problem(name="masked", seed=1, groups=[(0, 0, 0), (0, 1, 0)], targets=(0, 1, 2)),
         compute=Compute(),
         adam=AdamConfig(lr=0.1),
@@ -300,6 +300,17 @@ def test_the_mask_follows_the_images_if_told_to(tiny_data: Data) -> None:
     assert not torch.equal(hooks.mask, kept.mask)
     assert not torch.equal(canvas.values, fixed.values)
     torch.testing.assert_close(kept.mask, kept.made(Pixels(start, tiny_data.spec)), rtol=0, atol=0)
+
+
+def test_a_mask_takes_targets_group_by_group(tiny_data: Data) -> None:
+    spec, teacher = tiny_data.spec, spec_teacher(tiny_data.spec)
+    images = tiny_data.train.images[[0, 40, 41, 80]].reshape(2, 2, 12, 12, 3)
+    canvas, targets = Pixels(real_start(images, spec), spec), ((0, 1), (1, 2))
+    both = NonCriticalMask(spec, [teacher], targets, compute=Compute()).made(canvas)
+    for group, own in enumerate(targets):
+        part = Pixels(canvas.values[group : group + 1], spec)
+        alone = NonCriticalMask(spec, [teacher], own, compute=Compute()).made(part)
+        torch.testing.assert_close(both[group], alone[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("every", "wanted"), [(0, []), (1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 6])])

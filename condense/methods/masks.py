@@ -31,7 +31,9 @@ def non_critical_mask(maps: Tensor, eps: float) -> Tensor:
 
 
 class NonCriticalMask(Hooks):
-    """Pixels that make an image's class, by the activation maps of ``teachers`` for ``targets``, are not changed.
+    """Pixels that make an image's class, by the activation maps of ``teachers``, are not changed.
+
+    ``targets``: the classes as the loop has them, for all groups or group by group.
 
     The maps are those of the images as they start; with ``every`` above 0 they are made anew after so many steps, again
     and again. A resumed run has the mask of the interrupted one: with ``every`` 0 because it begins with the same
@@ -46,7 +48,7 @@ class NonCriticalMask(Hooks):
         self,
         spec: DatasetSpec,
         teachers: Sequence[Teacher],
-        targets: Sequence[int],
+        targets: Sequence[int] | Sequence[Sequence[int]],
         *,
         eps: float = 0.5,
         every: int = 0,
@@ -80,7 +82,7 @@ class NonCriticalMask(Hooks):
         """The mask of the canvas as it is: (G, B, 1, H, W)."""
         images = canvas.images()
         mean, std = (images.new_tensor(each).view(-1, 1, 1) for each in (self.spec.mean, self.spec.std))
-        pixels, targets = (images * std + mean).flatten(0, 1), self.targets.repeat(len(images))
+        pixels, targets = (images * std + mean).flatten(0, 1), self.targets.expand(len(images), -1).flatten()
         total = images.new_zeros(len(pixels), *images.shape[3:])
         for maps, own in self.maps:
             with self.compute.autocast():
