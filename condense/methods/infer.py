@@ -154,7 +154,7 @@ class Infer(Method):
         if teachers != self.config.networks:
             raise MethodError(
                 f"{self.name} was given {teachers} teachers and networks={self.config.networks}; "
-                f"say --set networks={count}, or give as many teachers"
+                f"say --set networks={teachers}, or give as many teachers"
             )
 
     def stages(self, spec: DatasetSpec) -> tuple[Stage, ...]:
