@@ -126,7 +126,7 @@ class Shipped:
 
     def __init__(self, network: nn.Module, spec: DatasetSpec, stage: Stage, compute: Compute) -> None:
         self.spec, self.stage, self.compute = spec, stage, compute
-        self.teachers = together([TappedNetwork(network)])
+        self.teacher = TappedNetwork(network)
         self.dtype = next(network.parameters()).dtype
 
     def run(self, slots: range, steps: int) -> list[float]:
@@ -144,7 +144,7 @@ class Shipped:
         invert(
             canvas,
             (replace(self.stage, steps=steps),),
-            self.teachers,
+            together([self.teacher], len(slots)),
             problem,
             compute=self.compute,
             adam=AdamConfig(lr=LR),

@@ -174,6 +174,7 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
             pool=-(-held.epochs // held.pool),
             draw=next((kind for kind in get_args(Draw) if kind == held.draw), "without"),
             teacher_bn="batch" if held.teacher_bn == "batch" else "eval",
+            weights=tuple(float(one["weight"]) for one in held.teachers if "weight" in one),
             calibration=self._calibration(),
         )
 

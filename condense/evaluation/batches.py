@@ -17,7 +17,8 @@ from condense.data.pixels import normalise
 from condense.data.spec import DatasetSpec, Split
 from condense.dataset import DistilledDataset, Interpolation, ReplayBatch, replay_step
 from condense.device import Compute
-from condense.labels.relabel import TeacherBN, batch_statistics, mean_logits
+from condense.labels.relabel import TeacherBN, label_shares, mean_logits
+from condense.networks.grouped_norm import Grouped
 from condense.teachers import Teacher
 from condense.training import Batch
 from condense.views.config import ViewConfig
@@ -74,20 +75,25 @@ def as_batch(made: ReplayBatch, kind: Kind, labels: OnlineLabels | None, spec: D
 
 
 class OnlineLabels:
-    """The mean logits of ``teachers`` for a batch as it comes; ``teacher_bn`` as in ``LabelConfig``."""
+    """The mean logits of ``teachers`` for a batch as it comes; ``teacher_bn``, ``weights`` as in ``LabelConfig``."""
 
-    def __init__(self, teachers: Sequence[Teacher], compute: Compute, teacher_bn: TeacherBN = "eval") -> None:
+    def __init__(
+        self,
+        teachers: Sequence[Teacher],
+        compute: Compute,
+        teacher_bn: TeacherBN = "eval",
+        weights: Sequence[float] = (),
+    ) -> None:
         self.by_group = teacher_bn == "batch"
         if self.by_group:
-            teachers = [replace(teacher, network=batch_statistics(teacher.network)) for teacher in teachers]
-        self.teachers = teachers
+            teachers = [replace(teacher, network=Grouped(teacher.network)) for teacher in teachers]
+        self.teachers, self.shares = teachers, label_shares(teachers, weights)
         self.compute = compute
 
     def __call__(self, views: Tensor, groups: Sequence[int]) -> Tensor:
         """Views (b, C, H, W), pixels in [0, 1] in BatchNorm ``groups`` -> float32 (b, K) on the device."""
         sizes = groups if self.by_group else [len(views)]
-        shares = [1 / len(self.teachers)] * len(self.teachers)
-        return mean_logits(views.to(self.compute.torch_device), sizes, self.teachers, shares, self.compute)
+        return mean_logits(views.to(self.compute.torch_device), sizes, self.teachers, self.shares, self.compute)
 
 
 class RealBatches:

@@ -191,7 +191,8 @@ def _online(dataset: DistilledDataset, teachers: Sequence[Teacher], compute: Com
             f"{dataset.path} stores no soft labels and names the teachers {', '.join(one[:12] for one in wanted)}; "
             "give those"
         )
-    return OnlineLabels(teachers, compute, "batch" if held.teacher_bn == "batch" else "eval")
+    known = dataset.label_config
+    return OnlineLabels(teachers, compute, known.teacher_bn, known.weights)
 
 
 def train_on_real(

@@ -68,7 +68,7 @@ def store_labels(
     spec: DatasetSpec,
     *,
     images: Sequence[Path],
-    teachers: Sequence[Mapping[str, str]],
+    teachers: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write the label files of a set into ``folder``, from the logits of :func:`make_logits`.
 

@@ -2,9 +2,15 @@
 
 from condense.methods.base import Method, Needs, Rows, SynthesisJob
 from condense.methods.cda import CDA
+from condense.methods.cv_dd import CVDD, SRe2LPlus
+from condense.methods.dwa import DWA
+from condense.methods.edc import EDC, LPLD
+from condense.methods.fadrm import FADRM, FADRMPlus
 from condense.methods.feature_coresets import Herding, KCenter, KMeans, Moderate
 from condense.methods.infer import Infer, InferDyn
+from condense.methods.nrr_dd import NRRDD
 from condense.methods.random_real import RandomReal
+from condense.methods.rded import RDED
 from condense.methods.score_coresets import CCS, EL2N, CADPrune, Forgetting
 from condense.methods.sre2l import SRe2L
 
@@ -13,6 +19,15 @@ __all__ = ["METHODS", "Method", "Needs", "Rows", "SynthesisJob", "choosers"]
 METHODS: dict[str, type[Method]] = {
     "sre2l": SRe2L,
     "cda": CDA,
+    "sre2l++": SRe2LPlus,
+    "cv-dd": CVDD,
+    "dwa": DWA,
+    "lpld": LPLD,
+    "edc": EDC,
+    "fadrm": FADRM,
+    "fadrm+": FADRMPlus,
+    "nrr-dd": NRRDD,
+    "rded": RDED,
     "infer": Infer,
     "infer-dyn": InferDyn,
     "random": RandomReal,

@@ -17,12 +17,13 @@ from condense.device import Compute
 from condense.errors import ConfigError, MethodError
 from condense.inversion import AdamConfig, Problem, Stage, invert, together
 from condense.methods.base import Canvas, JobSizes, Method, Needs, Precomputed, Rows, SynthesisJob
-from condense.methods.recovery import ViewChanges, _fed_by, published_roll
+from condense.methods.recovery import ViewChanges, published_roll
 from condense.methods.sre2l import LARGEST_WHOLE
 from condense.objectives import BatchNormDistance, CrossEntropy
 from condense.progress import Report
 from condense.selection import pick_random
 from condense.teachers import Teacher
+from condense.teachers.feeding import fed_by
 from condense.teachers.taps import TappedNetwork
 from condense.views.recovery import RecoveryViews
 
@@ -36,13 +37,21 @@ ALL_CLASSES = 2**31
 LEVEL_BYTES, USE_BYTES = 2, 4
 """What a level of a compensator takes, and the number of a compensator that a row uses."""
 
+IMAGE_EPOCHS = 400
+CIFAR_LABELS: Mapping[str, Any] = {
+    "teacher_bn": "eval",
+    "views": {"crop": "pad", "pad": 4, "flip": 0.5, "mix": "mixup", "mix_alpha": 0.8, "batch_size": 64},
+}
+"""Those of the authors' CIFAR script."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InferConfig:
     """Settings of INFER. Raises `ConfigError` for a value out of range."""
 
-    networks: int = field(
-        default=1, metadata={"help": "teachers, each of which makes compensators of its own; published: 4, at 224 px 3"}
+    compensators: int = field(
+        default=4,
+        metadata={"help": "of each slot, one made by each teacher; published: 4, at 224 px 3"},
     )
     steps: int = field(
         default=1000, metadata={"help": "optimisation steps for each teacher; published: 1000 at 32 px, 2000 at 224 px"}
@@ -63,7 +72,7 @@ class InferConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("networks", "steps", "job_images"):
+        for name in ("compensators", "steps", "job_images"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
@@ -104,7 +113,9 @@ class Infer(Method):
     revision = 1
     Config = InferConfig
     config: InferConfig
-    quick: ClassVar[Mapping[str, Any]] = {"steps": 30}
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 30, "compensators": 2}
+    labels: ClassVar[Mapping[str, Any]] = {**CIFAR_LABELS, "codec": "static", "epochs": IMAGE_EPOCHS}
+    networks: ClassVar[tuple[str, ...]] = ("resnet20", "convnet3-bn", "mobilenetv2", "shufflenetv2")
 
     needs = Needs(teachers="batchnorm", real_images=True)
     contains_real_images = True
@@ -115,16 +126,11 @@ class Infer(Method):
 
     @property
     def canvas(self) -> Canvas:
-        return Canvas("compensated", {"compensators": self.config.networks, "with_original": True})
+        return Canvas("compensated", {"compensators": self.config.compensators, "with_original": True})
 
     @property
     def optimisation_steps(self) -> int:
-        return self.config.networks * self.config.steps
-
-    @property
-    def published_labels(self) -> Mapping[str, Any]:
-        """Those of the authors' CIFAR script."""
-        return {**CIFAR_LABELS, "codec": "static", "epochs": IMAGE_EPOCHS}
+        return self.config.compensators * self.config.steps
 
     def slots(self, spec: DatasetSpec, ipc: int) -> int:
         """K: real images of each class. 0 where not even one fits with its compensators."""
@@ -133,26 +139,27 @@ class Infer(Method):
 
     def _sizes_of(self, spec: DatasetSpec) -> tuple[int, int]:
         """What a slot of all classes takes, and what one image of each class may take, in the budget's unit."""
-        classes, networks = spec.n_classes, self.config.networks
+        classes, count = spec.n_classes, self.config.compensators
         if self.config.unit == "images":
-            return classes + networks, classes
+            return classes + count, classes
         pixels = math.prod(spec.image_shape)
-        return classes * (pixels + USE_BYTES * networks) + networks * LEVEL_BYTES * pixels, classes * pixels
+        return classes * (pixels + USE_BYTES * count) + count * LEVEL_BYTES * pixels, classes * pixels
 
     def check(self, spec: DatasetSpec, ipc: int, teachers: Sequence[Teacher] | None = None) -> None:
         if ipc >= 1 and self.slots(spec, ipc) < 1:
             slot, image = self._sizes_of(spec)
             raise MethodError(
-                f"{self.name} with {self.config.networks} networks has no space for a real image and its compensators "
-                f"in an ipc of {ipc} on {spec.n_classes} classes; ask for an ipc of at least {-(-slot // image)}"
+                f"{self.name} has no space for a real image and its {self.config.compensators} compensators in an "
+                f"ipc of {ipc} on {spec.n_classes} classes; ask for an ipc of at least {-(-slot // image)}"
             )
         super().check(spec, ipc, teachers)
 
-    def check_teacher_count(self, count: int) -> None:
-        if count != self.config.networks:
+    def check_number(self, teachers: int) -> None:
+        super().check_number(teachers)
+        if teachers != self.config.compensators:
             raise MethodError(
-                f"{self.name} was given {count} teachers and networks={self.config.networks}; "
-                f"say --set networks={count}, or give as many teachers"
+                f"{self.name} makes a compensator with each teacher; it was given {teachers} teachers and "
+                f"compensators={self.config.compensators}; say --set compensators={teachers}, or give as many teachers"
             )
 
     def stages(self, spec: DatasetSpec) -> tuple[Stage, ...]:
@@ -198,7 +205,7 @@ class Infer(Method):
         checkpoint: Checkpoint,
     ) -> None:
         """Optimise the compensators of all slots under one teacher, in place; ``number`` is its place among them."""
-        network = TappedNetwork(_fed_by(job.spec, teacher)).to(canvas.values.device)
+        network = TappedNetwork(fed_by(job.spec, teacher)).to(canvas.values.device)
         problem = Problem(
             name=self.name,
             seed=job.seed,
@@ -210,7 +217,7 @@ class Infer(Method):
         invert(
             canvas,
             stages,
-            together([network]),
+            together([network], len(job.slots)),
             problem,
             compute=compute,
             adam=adam,
@@ -222,25 +229,15 @@ class Infer(Method):
 class InferDyn(Infer):
     """INFER with labels of every view: the same images, and what the teachers say of each view of each epoch.
 
-    Source and departures: see :class:`Infer`. Epochs are the fewer the more images there are, 400 / (M + 1), so that a
-    student takes about as many steps as in 400 epochs of IPC images. The authors ask the teachers while the student is
-    trained; here labels are stored, unless ``labels.codec=none``. A set of `infer` becomes one of `infer-dyn` by being
-    labelled anew.
+    Source and departures: see :class:`Infer`. The epochs are those published for four teachers, 400 / (M + 1), so that
+    a student takes about as many steps as in 400 epochs of IPC images; with fewer teachers say so by
+    ``labels.epochs``. The authors ask the teachers while the student is trained; here labels are stored, unless
+    ``labels.codec=none``. A set of `infer` becomes one of `infer-dyn` by being labelled anew.
     """
 
     name = "infer-dyn"
     summary = "infer with a label for every view"
-
-    @property
-    def published_labels(self) -> Mapping[str, Any]:
-        return {**CIFAR_LABELS, "epochs": max(1, IMAGE_EPOCHS // (self.config.networks + 1))}
-
-
-IMAGE_EPOCHS = 400
-CIFAR_LABELS: Mapping[str, Any] = {
-    "teacher_bn": "eval",
-    "views": {"crop": "pad", "pad": 4, "flip": 0.5, "mix": "mixup", "mix_alpha": 0.8, "batch_size": 64},
-}
+    labels: ClassVar[Mapping[str, Any]] = {**CIFAR_LABELS, "epochs": IMAGE_EPOCHS // 5}
 
 
 def published_views(spec: DatasetSpec) -> RecoveryViews:

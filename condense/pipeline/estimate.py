@@ -29,11 +29,13 @@ from condense.methods.base import Canvas, Rows
 from condense.pipeline.context import Context
 from condense.pipeline.execution import Execution
 from condense.pipeline.plans import name_of, set_jobs
+from condense.pipeline.priors import with_known_priors
 from condense.pipeline.request import Request
 from condense.pipeline.teachers import build_for, teacher_jobs
 from condense.pipeline.workers import write_rows
 from condense.shards.decode import CANVASES
 from condense.teachers import Dynamics, TeacherInfo, save_teacher
+from condense.teachers.class_statistics import class_statistics
 from condense.teachers.features import write_features
 from condense.teachers.recipe import TeacherRecipe, length_of
 from condense.teachers.teacher import weights_sha256
@@ -80,7 +82,9 @@ def estimate(request: Request, context: Context, *, teachers: Sequence[Path] = (
     data = context.data(request.data)
     request.method.check(data.spec, request.ipc)
     makers = teacher_jobs(request, data, context, teachers)
-    jobs = set_jobs(request, data.spec, context, makers, name=name_of(request, data.spec))
+    name = name_of(request, data.spec)
+    request = with_known_priors(request, context, makers, name=name)
+    jobs = set_jobs(request, data.spec, context, makers, name=name)
     todo = {job.id for job in missing([*makers, *jobs], context.store)}
     kinds: dict[str, KindEstimate] = {}
     for job in in_order(jobs):
@@ -193,6 +197,7 @@ class _Prober:
             "teacher": self._training,
             "dynamics": self._training,
             "features": self._features,
+            "class-statistics": self._features,
             "rows": self._rows,
             "labels": self._labels,
         }
@@ -212,7 +217,7 @@ class _Prober:
 
     def _rows(self, jobs: list[Job]) -> tuple[float | None, int | None]:
         """With one slot and with two: time and memory grow by so much with each. Of a coreset a whole job."""
-        if self.request.method.needs.precomputed != "none":
+        if self.request.method.needs.precomputed in ("features", "dynamics"):
             one, peak = self._run(self._with_slots(jobs[0], jobs[0].groups))
             return None if one is None else one * len(jobs), peak
         one, one_peak = self._run(self._with_slots(jobs[0], 1))
@@ -259,6 +264,9 @@ class _Prober:
         elif job.kind == "features":
             self._have(job.inputs[0])
             store.make(job, lambda folder: self._write_random_features(folder, job))
+        elif job.kind == "class-statistics":
+            self._have(job.inputs[0])
+            store.make(job, lambda folder: self._write_poor_statistics(folder, job))
         else:
             run(lambda: [job], self.scratch)
 
@@ -277,6 +285,12 @@ class _Prober:
             width = np.load(folder / f"{name}.npy").shape[1]
             random = np.random.default_rng(0).standard_normal((len(self.data.train), width), np.float32)
             np.save(folder / f"{name}.npy", random.astype(np.float16))
+
+    def _write_poor_statistics(self, folder: Path, job: Job) -> None:
+        """As wide as the teacher's, and of hardly any images."""
+        few, labels = np.zeros((2, *self.data.spec.image_shape), np.uint8), np.zeros(2, np.int64)
+        [teacher] = self.scratch.teachers([self.scratch.store.path(job.inputs[0].id)])
+        class_statistics(teacher, few, labels, compute=self.context.compute).write(folder)
 
     def _write_untrained(self, folder: Path, job: Job) -> None:
         network = build_for(self.data.spec, self.request.teacher.network)
