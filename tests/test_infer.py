@@ -81,7 +81,7 @@ TABLE = [
 def test_the_budget_is_the_papers(
     classes: int, networks: int, ipc: int, kept: int, trained: int, compensators: int, used: int
 ) -> None:
-    method, spec = Infer(InferConfig(networks=networks)), classes_of(classes)
+    method, spec = Infer(InferConfig(compensators=networks)), classes_of(classes)
     assert method.slots(spec, ipc) == kept == math.floor(ipc / (networks / classes + 1))
     assert kept * CANVASES["compensated"].items_per_row(method.canvas.settings) == trained
     assert (kept * networks, kept * (classes + networks)) == (compensators, used)
@@ -95,7 +95,7 @@ def test_the_budget_is_the_papers(
 @pytest.mark.parametrize("unit", ["images", "bytes"])
 @pytest.mark.parametrize(("classes", "networks"), [(2, 4), (3, 1), (10, 4), (100, 4)])
 def test_a_budget_is_used_and_never_exceeded(unit: str, classes: int, networks: int) -> None:
-    method = Infer(InferConfig(networks=networks, unit=unit))  # type: ignore[arg-type]
+    method = Infer(InferConfig(compensators=networks, unit=unit))  # type: ignore[arg-type]
     spec, pixels = classes_of(classes, height=32, width=32), 32 * 32 * 2
     for ipc in range(1, 60):
         kept = method.slots(spec, ipc)
@@ -109,7 +109,7 @@ def test_a_budget_is_used_and_never_exceeded(unit: str, classes: int, networks: 
 
 @pytest.mark.parametrize(("unit", "least"), [("images", 3), ("bytes", 6)])
 def test_what_has_no_space_is_refused_with_the_least_that_has(unit: str, least: int) -> None:
-    method = Infer(InferConfig(networks=4, unit=unit))  # type: ignore[arg-type]
+    method = Infer(InferConfig(compensators=4, unit=unit))  # type: ignore[arg-type]
     spec = classes_of(2)
     for ipc in range(1, least):
         with pytest.raises(MethodError, match=rf"in an ipc of {ipc} on 2 classes; ask for an ipc of at least {least}$"):
@@ -120,13 +120,13 @@ def test_what_has_no_space_is_refused_with_the_least_that_has(unit: str, least: 
 
 def test_the_number_of_teachers_is_the_one_that_was_counted(tiny_data: Data, tmp_path: Path) -> None:
     spec = tiny_data.spec
-    method = made("infer", {"networks": 2, "steps": 1})
-    message = "infer was given 1 teachers and networks=2; say --set networks=1, or give as many teachers"
+    method = made("infer", {"compensators": 2, "steps": 1})
+    message = "it was given 1 teachers and compensators=2; say --set compensators=1, or give as many teachers"
     with pytest.raises(MethodError, match=message):
         method.check(spec, 2, [teacher_of(spec)])
     with pytest.raises(MethodError, match=message):
         do(method, job_of(spec), tiny_data)
-    values = {"data": "tiny", "method": "infer", "ipc": 2, "networks": 2, "teacher": TEACHER}
+    values = {"data": "tiny", "method": "infer", "ipc": 2, "compensators": 2, "teachers": ["resnet8"]}
     with pytest.raises(MethodError, match=message):
         distill(resolve(values), fresh_context(tmp_path / "store", tiny_data), out=tmp_path / "set")
     assert done_jobs(tmp_path / "store") == []
@@ -136,7 +136,7 @@ def test_the_number_of_teachers_is_the_one_that_was_counted(tiny_data: Data, tmp
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"networks": 0}, "networks must be at least 1, got 0"),
+        ({"compensators": 0}, "compensators must be at least 1, got 0"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"job_images": 0}, "job_images must be at least 1, got 0"),
         ({"lr": 0.0}, r"lr must be above 0 and finite, got 0\.0"),
@@ -219,7 +219,7 @@ def plain_compensator(
 @pytest.mark.parametrize("number", [0, 2])
 def test_compensators_equal_the_plain_loop(number: int, views: dict[str, Any]) -> None:
     """Both slots in one forward, each with views and statistics of its own."""
-    method = made("infer", {"steps": STEPS, "alpha_bn": 0.3, "views": views})
+    method = made("infer", {"steps": STEPS, "compensators": 1, "alpha_bn": 0.3, "views": views})
     assert isinstance(method, Infer)
     job, slots, network = replace(job_of(SPEC), slots=(0, 3), seed=7), (0, 3), network_of(number)
     canvas = Compensated(originals_of(slots), SPEC)
@@ -269,7 +269,7 @@ def test_what_is_stored_of_a_canvas_one_number_at_a_time() -> None:
 def test_rows_go_through_a_file_and_come_back_as_sums(tiny_data: Data, tmp_path: Path) -> None:
     """Items: the real image, then its sum with the compensator of each teacher; two teachers, two slots, one file."""
     spec, teachers = tiny_data.spec, [teacher_of(tiny_data.spec, seed=seed) for seed in (0, 1)]
-    method = made("infer", {"steps": 4, "networks": 2})
+    method = made("infer", {"steps": 4, "compensators": 2})
     rows = do(method, job_of(spec), tiny_data, teachers=teachers)
     path = tmp_path / "images-00000.h5"
     write_images(
@@ -300,7 +300,7 @@ def normalised(images: np.ndarray, spec: DatasetSpec) -> Tensor:
 
 def test_one_compensator_is_shared_by_all_classes_and_a_slot_does_not_depend_on_others(tiny_data: Data) -> None:
     teachers = [teacher_of(tiny_data.spec, seed=seed) for seed in (0, 1)]
-    method = made("infer", {"steps": 3, "networks": 2})
+    method = made("infer", {"steps": 3, "compensators": 2})
     both = do(method, job_of(tiny_data.spec, (1, 2)), tiny_data, teachers=teachers)
     assert both.others["uses"].tolist() == [[0, 1]] * 3 + [[2, 3]] * 3
     alone = do(method, job_of(tiny_data.spec, (2,)), tiny_data, teachers=teachers)
@@ -308,7 +308,7 @@ def test_one_compensator_is_shared_by_all_classes_and_a_slot_does_not_depend_on_
     assert difference.mean() < 0.05
     assert np.abs(both.others["compensators"][:2].astype(int) - both.others["compensators"][2:]).mean() > 1
     dyn = do(
-        made("infer-dyn", {"steps": 3, "networks": 2}), job_of(tiny_data.spec, (1, 2)), tiny_data, teachers=teachers
+        made("infer-dyn", {"steps": 3, "compensators": 2}), job_of(tiny_data.spec, (1, 2)), tiny_data, teachers=teachers
     )
     np.testing.assert_array_equal(dyn.others["compensators"], both.others["compensators"])
 
@@ -341,7 +341,7 @@ class Once:
 def test_an_interrupted_job_goes_on_with_the_teacher_it_was_at(saves: int, tiny_data: Data) -> None:
     """Three steps under each of three teachers: in the first, between two, in the second, in the last."""
     given = {"teachers": [teacher_of(tiny_data.spec, seed=seed) for seed in (0, 1, 2)]}
-    method, steps = made("infer", {"steps": 3, "networks": 3}), []
+    method, steps = made("infer", {"steps": 3, "compensators": 3}), []
     through = do(method, job_of(tiny_data.spec), tiny_data, **given)
     checkpoint = Once(saves)
     with pytest.raises(Stopped):
@@ -375,7 +375,7 @@ def test_a_set_takes_the_space_that_it_says(unit: str, tmp_path: Path, tiny_data
         "data": "tiny",
         "method": "infer",
         "ipc": 7,
-        "networks": 2,
+        "compensators": 2,
         "steps": 2,
         "unit": unit,
         "labels": {"epochs": 2},
@@ -396,13 +396,13 @@ def test_a_set_takes_the_space_that_it_says(unit: str, tmp_path: Path, tiny_data
     assert (stored <= 7 * 3 * image) == (unit == "bytes")
     assert stored <= (folder / "images-00000.h5").stat().st_size < stored + 30 * kept * 3 + 8192
     assert dataset.label_config.codec == "static"
-    assert dataset.views == ViewConfig(crop="pad", flip=0.5, mix="mixup", mix_alpha=0.8, batch_size=64)
+    assert dataset.views == ViewConfig(crop="pad", scale=(0.5, 1.0), mix="mixup", mix_alpha=0.8, batch_size=64)
 
 
 def test_a_larger_set_begins_with_the_smaller_one_and_dynamic_labels_leave_the_images(
     tmp_path: Path, tiny_data: Data, teachers: list[Path]
 ) -> None:
-    values = {"data": "tiny", "method": "infer", "networks": 2, "steps": 2, "labels": {"epochs": 2}}
+    values = {"data": "tiny", "method": "infer", "compensators": 2, "steps": 2, "labels": {"epochs": 2}}
     context = fresh_context(tmp_path / "store", tiny_data)
     small, large = (
         distill(resolve({**values, "ipc": ipc}), context, out=tmp_path / str(ipc), teachers=teachers)[0]
@@ -426,9 +426,12 @@ def test_published_labels_are_what_a_recipe_does_not_say() -> None:
         codec="static",
         teacher_bn="eval",
     )
-    dyn = resolve({**values, "method": "infer-dyn", "networks": 4, "labels": {"views": {"mix": "cutmix"}}}).labels
+    dyn = resolve({**values, "method": "infer-dyn", "labels": {"views": {"mix": "cutmix"}}}).labels
     assert (dyn.epochs, dyn.codec, dyn.views.mix, dyn.views.batch_size) == (80, "full", "cutmix", 64)
     assert resolve(values, quick=True).labels.epochs == 5
+    for quick in (True, False):
+        request = resolve(values, quick=quick)
+        request.method.check_number(len(request.teachers))
     assert resolve({**values, "method": "cda", "labels": QUICK_LABELS}).labels.epochs == QUICK_LABELS["epochs"]
     assert resolve({**values, "method": "cda"}).labels == LabelConfig()
 

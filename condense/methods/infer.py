@@ -38,13 +38,21 @@ ALL_CLASSES = 2**31
 LEVEL_BYTES, USE_BYTES = 2, 4
 """What a level of a compensator takes, and the number of a compensator that a row uses."""
 
+IMAGE_EPOCHS = 400
+CIFAR_LABELS: Mapping[str, Any] = {
+    "teacher_bn": "eval",
+    "views": {"crop": "pad", "pad": 4, "flip": 0.5, "mix": "mixup", "mix_alpha": 0.8, "batch_size": 64},
+}
+"""Those of the authors' CIFAR script."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InferConfig:
     """Settings of INFER. Raises `ConfigError` for a value out of range."""
 
-    networks: int = field(
-        default=1, metadata={"help": "teachers, each of which makes compensators of its own; published: 4, at 224 px 3"}
+    compensators: int = field(
+        default=4,
+        metadata={"help": "of each slot, one made by each teacher; published: 4, at 224 px 3"},
     )
     steps: int = field(
         default=1000, metadata={"help": "optimisation steps for each teacher; published: 1000 at 32 px, 2000 at 224 px"}
@@ -65,7 +73,7 @@ class InferConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("networks", "steps", "job_images"):
+        for name in ("compensators", "steps", "job_images"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
@@ -106,7 +114,8 @@ class Infer(Method):
     revision = 1
     Config = InferConfig
     config: InferConfig
-    quick: ClassVar[Mapping[str, Any]] = {"steps": 30}
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 30, "compensators": 2}
+    networks: ClassVar[tuple[str, ...]] = ("resnet20", "convnet3-bn", "mobilenetv2", "shufflenetv2")
 
     needs = Needs(teachers="batchnorm", real_images=True)
     contains_real_images = True
@@ -117,11 +126,11 @@ class Infer(Method):
 
     @property
     def canvas(self) -> Canvas:
-        return Canvas("compensated", {"compensators": self.config.networks, "with_original": True})
+        return Canvas("compensated", {"compensators": self.config.compensators, "with_original": True})
 
     @property
     def optimisation_steps(self) -> int:
-        return self.config.networks * self.config.steps
+        return self.config.compensators * self.config.steps
 
     @property
     def published_labels(self) -> Mapping[str, Any]:
@@ -135,26 +144,27 @@ class Infer(Method):
 
     def _sizes_of(self, spec: DatasetSpec) -> tuple[int, int]:
         """What a slot of all classes takes, and what one image of each class may take, in the budget's unit."""
-        classes, networks = spec.n_classes, self.config.networks
+        classes, count = spec.n_classes, self.config.compensators
         if self.config.unit == "images":
-            return classes + networks, classes
+            return classes + count, classes
         pixels = math.prod(spec.image_shape)
-        return classes * (pixels + USE_BYTES * networks) + networks * LEVEL_BYTES * pixels, classes * pixels
+        return classes * (pixels + USE_BYTES * count) + count * LEVEL_BYTES * pixels, classes * pixels
 
     def check(self, spec: DatasetSpec, ipc: int, teachers: Sequence[Teacher] | None = None) -> None:
         if ipc >= 1 and self.slots(spec, ipc) < 1:
             slot, image = self._sizes_of(spec)
             raise MethodError(
-                f"{self.name} with {self.config.networks} networks has no space for a real image and its compensators "
-                f"in an ipc of {ipc} on {spec.n_classes} classes; ask for an ipc of at least {-(-slot // image)}"
+                f"{self.name} has no space for a real image and its {self.config.compensators} compensators in an "
+                f"ipc of {ipc} on {spec.n_classes} classes; ask for an ipc of at least {-(-slot // image)}"
             )
         super().check(spec, ipc, teachers)
 
     def check_number(self, teachers: int) -> None:
-        if teachers != self.config.networks:
+        super().check_number(teachers)
+        if teachers != self.config.compensators:
             raise MethodError(
-                f"{self.name} was given {teachers} teachers and networks={self.config.networks}; "
-                f"say --set networks={teachers}, or give as many teachers"
+                f"{self.name} makes a compensator with each teacher; it was given {teachers} teachers and "
+                f"compensators={self.config.compensators}; say --set compensators={teachers}, or give as many teachers"
             )
 
     def stages(self, spec: DatasetSpec) -> tuple[Stage, ...]:
@@ -224,10 +234,10 @@ class Infer(Method):
 class InferDyn(Infer):
     """INFER with labels of every view: the same images, and what the teachers say of each view of each epoch.
 
-    Source and departures: see :class:`Infer`. Epochs are the fewer the more images there are, 400 / (M + 1), so that a
-    student takes about as many steps as in 400 epochs of IPC images. The authors ask the teachers while the student is
-    trained; here labels are stored, unless ``labels.codec=none``. A set of `infer` becomes one of `infer-dyn` by being
-    labelled anew.
+    Source and departures: see :class:`Infer`. The epochs are those published for four teachers, 400 / (M + 1), so that
+    a student takes about as many steps as in 400 epochs of IPC images; with fewer teachers say so by
+    ``labels.epochs``. The authors ask the teachers while the student is trained; here labels are stored, unless
+    ``labels.codec=none``. A set of `infer` becomes one of `infer-dyn` by being labelled anew.
     """
 
     name = "infer-dyn"
@@ -235,14 +245,7 @@ class InferDyn(Infer):
 
     @property
     def published_labels(self) -> Mapping[str, Any]:
-        return {**CIFAR_LABELS, "epochs": max(1, IMAGE_EPOCHS // (self.config.networks + 1))}
-
-
-IMAGE_EPOCHS = 400
-CIFAR_LABELS: Mapping[str, Any] = {
-    "teacher_bn": "eval",
-    "views": {"crop": "pad", "pad": 4, "flip": 0.5, "mix": "mixup", "mix_alpha": 0.8, "batch_size": 64},
-}
+        return {**CIFAR_LABELS, "epochs": max(1, IMAGE_EPOCHS // (self.config.compensators + 1))}
 
 
 def published_views(spec: DatasetSpec) -> RecoveryViews:
