@@ -302,6 +302,15 @@ def test_the_mask_follows_the_images_if_told_to(tiny_data: Data) -> None:
     torch.testing.assert_close(kept.mask, kept.made(Pixels(start, tiny_data.spec)), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("every", "wanted"), [(0, []), (1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 6])])
+def test_the_mask_is_made_anew_after_so_many_steps(every: int, wanted: list[int], tiny_data: Data) -> None:
+    canvas = Pixels(real_start(tiny_data.train.images[[[0, 40, 80]]], tiny_data.spec), tiny_data.spec)
+    hooks = NonCriticalMask(tiny_data.spec, [spec_teacher(tiny_data.spec)], (0, 1, 2), every=every, compute=Compute())
+    hooks.prepare(canvas, lambda _: ())
+    masks = [hooks.update_mask(canvas, step) for step in range(8)]
+    assert [step for step in range(1, 8) if masks[step] is not masks[step - 1]] == wanted
+
+
 class Interrupted(Exception):
     pass
 

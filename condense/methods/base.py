@@ -123,9 +123,9 @@ class Method(ABC):
 
     Class attributes: ``name``; a one-line ``summary``; ``source``, the paper; ``revision``, raised when results
     change; ``Config``, a frozen dataclass whose defaults are complete, each field with a line of ``help`` in its
-    metadata; ``quick``, the settings of a run of seconds; ``labels``, how the paper labels, where that is not as
-    usual; ``networks``, the teachers that are trained if none are given, where one is not enough; ``batch_setting``,
-    the one that bounds how many classes are computed together, which is what memory grows with.
+    metadata; ``quick``, the settings of a run of seconds; ``networks``, the teachers that are trained if none are
+    given, where one is not enough; ``batch_setting``, the one that bounds how many classes are computed together,
+    which is what memory grows with.
     """
 
     name: ClassVar[str]
@@ -134,7 +134,6 @@ class Method(ABC):
     revision: ClassVar[int]
     Config: ClassVar[type[Any]]
     quick: ClassVar[Mapping[str, Any]] = {}
-    labels: ClassVar[Mapping[str, Any]] = {}
     networks: ClassVar[tuple[str, ...]] = ()
     batch_setting: ClassVar[str | None] = None
 
@@ -163,6 +162,11 @@ class Method(ABC):
     def optimisation_steps(self) -> int:
         """Steps of one job; 0 where nothing is optimised."""
         return 0
+
+    @property
+    def published_labels(self) -> Mapping[str, Any]:
+        """Settings of labels for which the paper has other values than are usual here; a recipe may change them."""
+        return {}
 
     @property
     def sets_differ(self) -> bool:

@@ -17,7 +17,8 @@ from condense.device import Compute
 from condense.errors import ConfigError, MethodError
 from condense.inversion import AdamConfig, Problem, Stage, invert, together
 from condense.methods.base import Canvas, JobSizes, Method, Needs, Precomputed, Rows, SynthesisJob
-from condense.methods.recovery import ViewChanges, published_roll
+from condense.methods.recovery import published_roll
+from condense.methods.settings import ViewChanges
 from condense.methods.sre2l import LARGEST_WHOLE
 from condense.objectives import BatchNormDistance, CrossEntropy
 from condense.progress import Report
@@ -114,7 +115,6 @@ class Infer(Method):
     Config = InferConfig
     config: InferConfig
     quick: ClassVar[Mapping[str, Any]] = {"steps": 30, "compensators": 2}
-    labels: ClassVar[Mapping[str, Any]] = {**CIFAR_LABELS, "codec": "static", "epochs": IMAGE_EPOCHS}
     networks: ClassVar[tuple[str, ...]] = ("resnet20", "convnet3-bn", "mobilenetv2", "shufflenetv2")
 
     needs = Needs(teachers="batchnorm", real_images=True)
@@ -131,6 +131,10 @@ class Infer(Method):
     @property
     def optimisation_steps(self) -> int:
         return self.config.compensators * self.config.steps
+
+    @property
+    def published_labels(self) -> Mapping[str, Any]:
+        return {**CIFAR_LABELS, "codec": "static", "epochs": IMAGE_EPOCHS}
 
     def slots(self, spec: DatasetSpec, ipc: int) -> int:
         """K: real images of each class. 0 where not even one fits with its compensators."""
@@ -229,15 +233,18 @@ class Infer(Method):
 class InferDyn(Infer):
     """INFER with labels of every view: the same images, and what the teachers say of each view of each epoch.
 
-    Source and departures: see :class:`Infer`. The epochs are those published for four teachers, 400 / (M + 1), so that
-    a student takes about as many steps as in 400 epochs of IPC images; with fewer teachers say so by
-    ``labels.epochs``. The authors ask the teachers while the student is trained; here labels are stored, unless
-    ``labels.codec=none``. A set of `infer` becomes one of `infer-dyn` by being labelled anew.
+    Source and departures: see :class:`Infer`. Epochs are the fewer the more images there are, 400 / (M + 1), so that a
+    student takes about as many steps as in 400 epochs of IPC images. The authors ask the teachers while the student is
+    trained; here labels are stored, unless ``labels.codec=none``. A set of `infer` becomes one of `infer-dyn` by being
+    labelled anew.
     """
 
     name = "infer-dyn"
     summary = "infer with a label for every view"
-    labels: ClassVar[Mapping[str, Any]] = {**CIFAR_LABELS, "epochs": IMAGE_EPOCHS // 5}
+
+    @property
+    def published_labels(self) -> Mapping[str, Any]:
+        return {**CIFAR_LABELS, "epochs": max(1, IMAGE_EPOCHS // (self.config.compensators + 1))}
 
 
 def published_views(spec: DatasetSpec) -> RecoveryViews:

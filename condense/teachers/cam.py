@@ -55,7 +55,7 @@ class ActivationMaps:
         places (its sum, if flattened) is the logit.
         """
         seen: list[Tensor] = []
-        handle = self.source.register_forward_hook(lambda _, __, out: seen.append(out.clone()))
+        handle = self.source.register_forward_hook(lambda _, __, out: seen.append(out))
         try:
             self.network(images)
         finally:
