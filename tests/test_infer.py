@@ -421,7 +421,7 @@ def test_a_larger_set_begins_with_the_smaller_one_and_dynamic_labels_leave_the_i
 def test_published_labels_are_what_a_recipe_does_not_say() -> None:
     values = {"data": "tiny", "method": "infer", "ipc": 10}
     assert resolve(values).labels == LabelConfig(
-        views=ViewConfig(crop="pad", scale=(0.5, 1.0), mix="mixup", mix_alpha=0.8, batch_size=64),
+        views=ViewConfig(crop="pad", scale=(0.5, 1.0), flip=0.5, mix="mixup", mix_alpha=0.8, batch_size=64),
         epochs=400,
         codec="static",
         teacher_bn="eval",

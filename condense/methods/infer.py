@@ -134,6 +134,7 @@ class Infer(Method):
 
     @property
     def published_labels(self) -> Mapping[str, Any]:
+        """Those of the authors' CIFAR script."""
         return {**CIFAR_LABELS, "codec": "static", "epochs": IMAGE_EPOCHS}
 
     def slots(self, spec: DatasetSpec, ipc: int) -> int:
