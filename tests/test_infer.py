@@ -428,6 +428,7 @@ def test_published_labels_are_what_a_recipe_does_not_say() -> None:
     )
     dyn = resolve({**values, "method": "infer-dyn", "labels": {"views": {"mix": "cutmix"}}}).labels
     assert (dyn.epochs, dyn.codec, dyn.views.mix, dyn.views.batch_size) == (80, "full", "cutmix", 64)
+    assert resolve({**values, "method": "infer-dyn", "compensators": 1}).labels.epochs == 200
     assert resolve(values, quick=True).labels.epochs == 5
     for quick in (True, False):
         request = resolve(values, quick=quick)

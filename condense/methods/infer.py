@@ -234,10 +234,10 @@ class Infer(Method):
 class InferDyn(Infer):
     """INFER with labels of every view: the same images, and what the teachers say of each view of each epoch.
 
-    Source and departures: see :class:`Infer`. The epochs are those published for four teachers, 400 / (M + 1), so that
-    a student takes about as many steps as in 400 epochs of IPC images; with fewer teachers say so by
-    ``labels.epochs``. The authors ask the teachers while the student is trained; here labels are stored, unless
-    ``labels.codec=none``. A set of `infer` becomes one of `infer-dyn` by being labelled anew.
+    Source and departures: see :class:`Infer`. Epochs are the fewer the more images there are, 400 / (M + 1), so that a
+    student takes about as many steps as in 400 epochs of IPC images. The authors ask the teachers while the student is
+    trained; here labels are stored, unless ``labels.codec=none``. A set of `infer` becomes one of `infer-dyn` by being
+    labelled anew.
     """
 
     name = "infer-dyn"
