@@ -22,7 +22,7 @@ LAYERS = [
     {"labels", "inversion", "selection", "starts"},
     {"methods", "dataset", "engine"},
     {"evaluation", "exchange"},
-    {"report"},
+    {"report", "recipes"},
     {"pipeline"},
     {"api"},
     {"cli", "__main__", "__init__"},
