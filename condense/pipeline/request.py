@@ -81,7 +81,7 @@ def resolve(values: Mapping[str, Any], *, quick: bool = False) -> Request:
     given = merge(to_mapping(method.Config()), merge(method.quick if quick else {}, given))
     made = method(from_mapping(method.Config, given))
     data = {"name": values["data"]} if isinstance(values["data"], str) else values["data"]
-    plain = {
+    plain: dict[str, Any] = {
         "data": {**{key: values[key] for key in IMAGES if key in values}, **data},
         **{key: values[key] for key in ("ipc", "sets", "seed") if key in values},
         "teacher": merge(QUICK_TEACHER if quick else {}, values.get("teacher", {})),
