@@ -131,8 +131,21 @@ class Block:
         at_once = images if maps.is_cuda else max(1, CACHED // max(1, maps[:1].numel()))
         return (slice(start, start + at_once) for start in range(0, images, at_once))
 
+    def look(self, inputs: Tensor) -> Tensor:
+        """Inputs (n, h, w, c) in the convolution's dtype -> the pooled maps, and nothing remembered."""
+        maps = self.convolve(inputs, self.weight, self.bias)
+        pooled = []
+        for part in self.parts(maps):
+            values = maps[part].to(self.weight.dtype)
+            if self.shift is not None:
+                values = values - values.mean((1, 2), keepdim=True)
+                spread = values.square().mean((1, 2), keepdim=True).add_(self.eps).rsqrt_()
+                values = torch.addcmul(self.shift, values.mul_(spread), self.scale)
+            pooled.append(halved(values.relu()))
+        return torch.cat(pooled)
+
     def forward(self, inputs: Tensor) -> tuple[Trace, Tensor]:
-        """Inputs (n, h, w, c) in the convolution's dtype -> what to remember, and the pooled maps."""
+        """The same, and what to remember."""
         maps = self.convolve(inputs, self.weight, self.bias)
         shape, dtype = maps.shape, self.weight.dtype
         gate = maps.new_empty(shape, dtype=dtype)
@@ -291,7 +304,10 @@ class Fast:
         found = self.weight.new_zeros(len(batch.sizes), self.weight.shape[1])
         for start in range(0, len(batch.images), self.piece):
             part = slice(start, start + self.piece)
-            _, features = self._forward(batch.images[part])
+            maps = along(batch.images[part])
+            for block in self.blocks:
+                maps = block.look(block.cast(maps))
+            features = across(maps).flatten(1)
             for number, (first, last) in overlaps(batch, start, start + len(features)):
                 found[number] += (features[first:last] * weights[part][first:last]).sum(0)
         return found
