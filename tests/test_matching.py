@@ -403,6 +403,41 @@ def test_the_loop_equals_a_plain_program_of_dm() -> None:
     torch.testing.assert_close(made, pixels.detach(), rtol=1e-8, atol=1e-8)
 
 
+def test_the_loop_equals_a_plain_program_of_idc() -> None:
+    """Squared distances of convolutions' gradients, a rate of pixels in [0, 1], networks that learn from real ones."""
+    spec = spec_of(8, 2)
+    problem, train, start = problem_of(spec), split_of(spec), canvas_of(spec).values
+    canvas, training = Tiles(start, spec, 2), OnReal(images=12, batch=6, cutmix=0.5)
+    alike = Alike(families=("color", "crop", "cutout"), one=False)
+    real, network = RealImages(train, spec, problem.classes, start), network_of(problem, 0).double()
+    learning = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    std = torch.tensor(spec.std, dtype=F64).view(-1, 1, 1)
+    pixels = start.clone()
+    for number in range(3):
+        moved = torch.zeros_like(pixels)
+        for c in problem.classes:
+            stored = pixels[:, c].clone().requires_grad_()
+            halves = [half for row in stored.split(4, 2) for half in row.split(4, 3)]
+            images = torch.cat([functional.interpolate(half, (8, 8), mode="bilinear") for half in halves])
+            others = real.draw(c, 5, "real batch", 1, number, seed=5)
+            images, others = (alike(each, seeding.generator(5, "siamese", 1, number, c)) for each in (images, others))
+            weights = weights_of(network, 3)
+            theirs = torch.autograd.grad(loss_of(network, others, c), weights)
+            mine = torch.autograd.grad(loss_of(network, images, c), weights, create_graph=True)
+            distance = sum((a - b).square().sum() for a, b in zip(mine, theirs, strict=True))
+            moved[:, c] = torch.autograd.grad(distance, stored)[0]
+        pixels = pixels - 0.02 * moved / std**2
+        around = between_module.Around(seed=5, set_index=1, items=pixels, targets=pixels, real=real, mean=std, std=std)
+        for step in training.steps(number, around):
+            learning.zero_grad()
+            step.loss(network(step.images)).backward()
+            learning.step()
+    matching = dc_matching(networks=1, distance="mse", linear=False, training=training, alike=alike)
+    made = run(spec, matching, canvas=canvas, clamp=False, optim=PixelOptim(lr=0.02, momentum=0.0, raw=True)).values
+    torch.testing.assert_close(made, pixels, rtol=1e-8, atol=1e-8)
+    assert float((made - start).abs().max()) > 0.01
+
+
 @pytest.mark.parametrize("what", ["gradients", "features"])
 def test_classes_may_go_through_the_network_one_by_one(what: Any) -> None:
     spec = spec_of(8, 2)
@@ -530,6 +565,38 @@ def test_other_networks_take_the_plain_form_and_say_so(network: str, what: Any) 
     canvas = run(spec_of(8, 2), matching, network=network, report=lambda stage, *_: said.append(stage))
     assert said[0] == f"no fast form for {network}: class by class, which is slow"
     assert bool(canvas.values.isfinite().all())
+
+
+def test_batch_norm_settles_before_gradients_are_matched() -> None:
+    """On 16 real images of each class, once a step, and then keeps what it has seen of them."""
+    spec = spec_of(8, 2)
+    problem, pixels = problem_of(spec, "convnet2-w6-bn"), canvas_of(spec).values
+    real = RealImages(split_of(spec), spec, (0, 1, 2), pixels)
+    network = network_of(problem, 0).double()
+    for number in range(2):
+        with torch.no_grad():
+            network.train()(torch.cat([real.draw(c, 16, "images for batch norm", 1, number, seed=5) for c in range(3)]))
+        network.eval()
+        moved = torch.zeros_like(pixels)
+        for c in range(3):
+            images, weights = pixels[:, c].clone().requires_grad_(), weights_of(network, 2)
+            theirs = torch.autograd.grad(loss_of(network, real.draw(c, 5, "real batch", 1, number, seed=5), c), weights)
+            mine = torch.autograd.grad(loss_of(network, images, c), weights, create_graph=True)
+            pairs = zip(mine, theirs, strict=True)
+            distance = sum(plain_distance("row-cosine", a.flatten(1), b.flatten(1)) for a, b in pairs)
+            moved[:, c] = torch.autograd.grad(distance, images)[0]
+        pixels = pixels - 0.5 * moved
+    matching = dc_matching(networks=1, matches=2, training=None)
+    optim = PixelOptim(lr=0.5, momentum=0.0)
+    made = run(spec, matching, network="convnet2-w6-bn", clamp=False, optim=optim).values
+    torch.testing.assert_close(made, pixels, rtol=1e-8, atol=1e-8)
+
+
+def test_a_network_is_not_trained_after_its_last_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+    monkeypatch.setattr(between_module.Trainer, "advance", lambda self, number, around: trained.append(number))
+    run(spec_of(8, 2), dc_matching())
+    assert trained == [0, 1, 3, 4]
 
 
 def test_batch_norm_sees_all_classes_at_once_where_features_are_matched() -> None:
