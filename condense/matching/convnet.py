@@ -29,7 +29,7 @@ from condense.networks.instance_norm import InstanceNorm
 
 __all__ = ["Fast", "has_fast_form", "image_bytes"]
 
-CACHED = 2**19
+CACHED = 2**18
 """Numbers of a map that are worked on at once on a CPU."""
 
 PIECE = 64
@@ -50,7 +50,7 @@ def image_bytes(network: ConvNet, height: int, width: int, *, synthetic: bool, i
         grown = [side + 2 * padding - 2 for side, padding in zip(size, layer.padding, strict=True)]  # type: ignore[operator]
         maps += layer.out_channels * grown[0] * grown[1]
         size = (grown[0] // 2, grown[1] // 2)
-    return maps * itemsize * (9 if synthetic else 5)
+    return maps * itemsize * (7 if synthetic else 4)
 
 
 def convolutions(network: ConvNet) -> list[nn.Conv2d]:
@@ -77,6 +77,7 @@ class Trace:
     gate: Tensor
     arriving: Tensor | None = None  # adjoint of the pooled maps
     leaving: Tensor | None = None  # adjoint of the convolution's output
+    sent: Tensor | None = None  # the same as convolutions compute
     overlap: Tensor | None = None  # mean of normed * (adjoint of the norm's output)
     tangent: Tensor | None = None  # of the norm's output before its weight
     drift: Tensor | None = None  # mean of normed * (tangent of the convolution's output)
@@ -156,27 +157,26 @@ class Block:
         for part in self.parts(maps):
             values = maps[part].to(dtype)
             if normed is not None and self.shift is not None:
-                values = values - values.mean((1, 2), keepdim=True)
-                inverse_std[part] = values.square().mean((1, 2), keepdim=True).add_(self.eps).rsqrt_()
-                normed[part] = values.mul_(inverse_std[part])
-                values = torch.addcmul(self.shift, values, self.scale)
+                own = torch.sub(values, values.mean((1, 2), keepdim=True), out=normed[part])
+                inverse_std[part] = own.square().mean((1, 2), keepdim=True).add_(self.eps).rsqrt_()
+                values = torch.addcmul(self.shift, own.mul_(inverse_std[part]), self.scale)
             opened = values.relu()
             pooled[part] = halved(opened)
-            gate[part] = opened.sign_().mul_(quarter)
+            torch.sign(opened, out=gate[part]).mul_(quarter)
         return Trace(inputs, normed, inverse_std, gate), pooled
 
     def backward(self, trace: Trace, arriving: Tensor) -> Tensor:
         """The adjoint of the convolution's output, given that of the pooled maps; both are remembered."""
         leaving, overlap = torch.empty_like(trace.gate), torch.empty_like(trace.inverse_std)
         for part in self.parts(leaving):
-            values = gated(trace.gate[part], arriving[part])
+            values = gated(trace.gate[part], arriving[part], out=leaving[part])
             if trace.normed is not None:
                 normed = trace.normed[part]
                 overlap[part] = (normed * values).mean((1, 2), keepdim=True)
-                values = self._project(values, normed, overlap[part]).mul_(trace.inverse_std[part])
-            leaving[part] = values
+                project(values, normed, overlap[part]).mul_(trace.inverse_std[part])
         trace.arriving, trace.leaving, trace.overlap = arriving, leaving, overlap
-        return leaving
+        trace.sent = self.cast(leaving)
+        return trace.sent
 
     def carry(self, trace: Trace, direction: Tensor) -> Tensor:
         """The tangent of the pooled maps, given that of the convolution's output (n, h, w, c), which is overwritten."""
@@ -185,12 +185,12 @@ class Block:
         size[1], size[2] = size[1] // 2, size[2] // 2
         pooled = tangent.new_empty(size)
         for part in self.parts(tangent):
-            values = direction[part].to(tangent.dtype)
+            values = tangent[part]
+            values.copy_(direction[part])
             if trace.normed is not None:
                 normed = trace.normed[part]
                 drift[part] = (normed * values).mean((1, 2), keepdim=True)
-                values = self._project(values, normed, drift[part]).mul_(trace.inverse_std[part])
-            tangent[part] = values
+                project(values, normed, drift[part]).mul_(trace.inverse_std[part])
             pooled[part] = halved(values * trace.gate[part]).mul_(4)
         trace.tangent, trace.drift, trace.pooled_tangent = tangent, drift, pooled
         return pooled
@@ -209,21 +209,20 @@ class Block:
         leaving = torch.empty_like(trace.gate)
         pixels = leaving.shape[1] * leaving.shape[2]
         for part in self.parts(leaving):
-            values = gated(trace.gate[part], arriving[part])
+            values = gated(trace.gate[part], arriving[part], out=leaving[part])
             if trace.normed is not None and trace.overlap is not None and trace.drift is not None:
                 normed = trace.normed[part]
                 both = (trace.arriving[part] * trace.pooled_tangent[part]).sum((1, 2), keepdim=True).div_(pixels)
-                values = self._project(values, normed, (normed * values).mean((1, 2), keepdim=True) + both)
+                project(values, normed, (normed * values).mean((1, 2), keepdim=True).add_(both))
                 values.addcmul_(trace.leaving[part], trace.drift[part], value=-1)
                 values.addcmul_(trace.tangent[part], trace.overlap[part], value=-1)
                 values.mul_(trace.inverse_std[part])
-            leaving[part] = values
         return leaving
 
-    @staticmethod
-    def _project(values: Tensor, normed: Tensor, share: Tensor) -> Tensor:
-        """values - m(values) - normed * share."""
-        return (values - values.mean((1, 2), keepdim=True)).addcmul_(normed, share, value=-1)
+
+def project(values: Tensor, normed: Tensor, share: Tensor) -> Tensor:
+    """values - m(values) - normed * share, in place."""
+    return values.sub_(values.mean((1, 2), keepdim=True)).addcmul_(normed, share, value=-1)
 
 
 def halved(maps: Tensor) -> Tensor:
@@ -231,14 +230,13 @@ def halved(maps: Tensor) -> Tensor:
     return functional.avg_pool2d(across(maps), 2).permute(0, 2, 3, 1)
 
 
-def gated(gate: Tensor, pooled: Tensor) -> Tensor:
+def gated(gate: Tensor, pooled: Tensor, out: Tensor) -> Tensor:
     """The adjoint of :func:`halved`, times ``gate`` (n, h, w, c); 0 in a last row or column that pooling drops."""
-    if (gate.shape[1] | gate.shape[2]) % 2 == 0:
-        return torch.mul(quartered(gate), doubled(pooled)).view(gate.shape)
-    made = torch.zeros_like(gate)
-    seen = (slice(None), slice(2 * pooled.shape[1]), slice(2 * pooled.shape[2]))
-    quartered(made[seen])[:] = quartered(gate[seen]) * doubled(pooled)
-    return made
+    height, width = 2 * pooled.shape[1], 2 * pooled.shape[2]
+    out[:, height:], out[:, :, width:] = 0, 0
+    gates, places = (quartered(each[:, :height, :width]) for each in (gate, out))
+    torch.mul(gates, doubled(pooled), out=places)
+    return out
 
 
 def quartered(maps: Tensor) -> Tensor:
@@ -384,9 +382,9 @@ class Fast:
         for block, trace, own in reversed(list(zip(self.blocks, traces, towards, strict=False))):
             leaving = block.backward_again(trace, arriving.to(trace.gate.dtype))
             arriving = block.spread(leaving, block.weight, trace.inputs)
-            assert trace.leaving is not None
+            assert trace.sent is not None
             parts = [
-                block.spread(trace.leaving[first:last], own[k], trace.inputs[first:last]) for k, (first, last) in bounds
+                block.spread(trace.sent[first:last], own[k], trace.inputs[first:last]) for k, (first, last) in bounds
             ]
             arriving = arriving.add_(torch.cat(parts))
         return across(arriving).to(self.weight.dtype)
@@ -406,8 +404,8 @@ class Fast:
         """Add the gradients of these images to those of their classes."""
         for k, (first, last) in bounds:
             for layer, block, trace in zip(found, self.blocks, traces, strict=False):
-                assert trace.leaving is not None
-                layer[k] += block.weight_gradient(trace.leaving[first:last], trace.inputs[first:last])
+                assert trace.sent is not None
+                layer[k] += block.weight_gradient(trace.sent[first:last], trace.inputs[first:last])
             if self.linear:
                 found[-1][k].addmm_(errors[first:last].T, features[first:last])
 
