@@ -75,7 +75,7 @@ def synthesised(
 ) -> tuple[Rows, float]:
     """The rows after the method's number of networks, and the seconds that they have taken so far."""
     [job] = method.jobs(data.spec, options.ipc, options.set_index, options.seed)
-    timed = Timed(path, method.steps(options.ipc))  # type: ignore[attr-defined]  # all matching methods have it
+    timed = Timed(path, method.steps(options.ipc))
     rows = method.synthesise(
         job,
         teachers=(),

@@ -48,7 +48,7 @@ class MatchedConfig:
         },
     )
     clamp: bool = field(
-        default=True, metadata={"help": "keep pixels valid at every step; published: only DM, DC and DSA do not"}
+        default=True, metadata={"help": "keep pixels valid at every step; DC, DSA and DM, as published, do not"}
     )
     batch_real: int = field(default=256, metadata={"help": "real images of a class in a step"})
     batch_synthetic: int = field(
@@ -101,7 +101,7 @@ class MatchedMethod(Method):
 
     config: Any
     sizes = JobSizes(classes=10_000, images=10_000_000)
-    batch_setting = None
+    divisible = False
     quick: ClassVar[Mapping[str, Any]] = {"networks": 2, "batch_real": 16}
 
     @abstractmethod
