@@ -16,7 +16,16 @@ from condense.data import mirrors
 from condense.data.spec import DatasetSpec, Split
 from condense.device import Compute
 from condense.errors import ConfigError, MethodError
-from condense.matching import Alike, Matching, PixelOptim, Problem, check_memory, match, network_of
+from condense.matching import (
+    Alike,
+    Matching,
+    PixelOptim,
+    Problem,
+    check_memory,
+    has_fast_form,
+    match,
+    network_of,
+)
 from condense.methods.base import JobSizes, Method, Needs, Precomputed, Rows, SynthesisJob
 from condense.networks.convnet import ConvNet
 from condense.progress import Report
@@ -150,9 +159,9 @@ class MatchedMethod(Method):
         """Also refuses a network that cannot take the images, and a memory in which not one class fits."""
         super().check(spec, ipc, teachers)
         network = network_of(self._problem(spec, 0, 0, (0,)), 0)
-        if isinstance(network, ConvNet):
-            items = ipc * self.items_per_row
-            check_memory(self.matching(spec, ipc), network, spec, items=items, name=self.name)
+        if has_fast_form(network):
+            convnet, items = cast(ConvNet, network), ipc * self.items_per_row
+            check_memory(self.matching(spec, ipc), convnet, spec, items=items, name=self.name)
 
     def synthesise(
         self,
