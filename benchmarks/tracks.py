@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", default=["convnet3-bn"])
     parser.add_argument("--sets", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--scorer", default="resnet8", help="network whose training rules look at, of their own sets")
+    parser.add_argument("--scorer-epochs", type=int, default=8)
     parser.add_argument("--whole", action="store_true", help="also the same steps on all training images")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/tracks"))
@@ -70,6 +72,7 @@ def measure(options: argparse.Namespace, ipc: int, track: str, context: Context)
             "ipc": ipc,
             "sets": options.sets,
             "labels": {"codec": "none"},
+            "teacher": {"network": options.scorer, "epochs": options.scorer_epochs},
         }
         out = options.work / options.results.stem / f"{method}-ipc{ipc}"
         folders = distill(resolve_recipe(recipe), context, out=out, teachers=[options.teacher])

@@ -13,7 +13,16 @@ from typing import Any, TypeVar, get_type_hints
 
 from condense.errors import ConfigError, suggest
 
-__all__ = ["LATER", "from_mapping", "identity", "merge", "parse_assignments", "read_yaml", "to_mapping"]
+__all__ = [
+    "LATER",
+    "from_mapping",
+    "identity",
+    "merge",
+    "parse_assignments",
+    "read_yaml",
+    "to_mapping",
+    "with_defaults",
+]
 
 T = TypeVar("T")
 
@@ -49,6 +58,17 @@ def _refuse_unknown(cls: type[Any], values: Mapping[str, Any], where: str) -> No
 
 LATER = {"later": True}
 """Metadata of a field that came after results had been named without it; see :func:`identity`."""
+
+
+def with_defaults(cls: type[Any], name: str, doc: str, **defaults: Any) -> type[Any]:
+    """A dataclass ``name`` with the fields and checks of ``cls``, of which some have other defaults."""
+    known = {entry.name: entry for entry in dataclasses.fields(cls)}
+    changed = {
+        key: dataclasses.field(default=value, metadata={**known[key].metadata}) for key, value in defaults.items()
+    }
+    kinds = {key: cls.__dataclass_fields__[key].type for key in defaults}
+    body = {"__doc__": doc, "__module__": cls.__module__, "__annotations__": kinds, **changed}
+    return dataclasses.dataclass(frozen=True, kw_only=True)(type(name, (cls,), body))
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,13 +19,13 @@ from condense.canvas import Canvas
 from condense.checkpoint import Checkpoint, NoCheckpoint
 from condense.device import Compute, under_compute
 from condense.errors import ConfigError, MethodError
-from condense.objectives import Objective, Seen
+from condense.objectives import MovingStatistics, Objective, Seen
 from condense.progress import Report, silent
 from condense.teachers.taps import TappedNetwork
 from condense.views.recovery import RecoveryDraws, RecoveryViews, apply_recovery, recovery_draws
 from condense.views.render import channels_last
 
-__all__ = ["AdamConfig", "Hooks", "Problem", "Stage", "Teachers", "invert", "together"]
+__all__ = ["AdamConfig", "Chain", "Hooks", "Member", "Problem", "Stage", "Teachers", "invert", "together"]
 
 REPORT_EVERY = 25
 """Steps between looks at the loss: looking waits for the device."""
@@ -32,13 +33,39 @@ REPORT_EVERY = 25
 DRAWN_AHEAD = 200
 """Steps whose views are drawn at once."""
 
-Teachers = Callable[[int], Sequence[tuple[TappedNetwork, float]]]
-"""The teachers of a step and their weights in the loss: a committee, or one after the other."""
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A teacher, and the weight of what it says in the loss of each of the G groups.
+
+    Groups of weight 0 are not shown to it. ``key`` is its name among the teachers, for what is kept of it.
+    """
+
+    network: TappedNetwork
+    weights: tuple[float, ...]
+    key: str = "0"
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """The weights that are not 0, on the network's device."""
+        running = self.network.taps[0].mean
+        return running.new_tensor([weight for weight in self.weights if weight])
+
+    @cached_property
+    def places(self) -> Tensor:
+        """The numbers of the groups of :attr:`shares`, there too."""
+        shown = [group for group, weight in enumerate(self.weights) if weight]
+        return torch.tensor(shown, device=self.network.taps[0].mean.device)
 
 
-def together(networks: Sequence[TappedNetwork]) -> Teachers:
-    """All of them at every step, with equal weights that sum to one."""
-    members = [(network, 1 / len(networks)) for network in networks]
+Teachers = Callable[[int], Sequence[Member]]
+"""The teachers of a step: a committee, or one after the other."""
+
+
+def together(networks: Sequence[TappedNetwork], groups: int) -> Teachers:
+    """All of them at every step and for every group, with equal weights that sum to one."""
+    shares = (1 / len(networks),) * groups
+    members = [Member(network, shares, str(number)) for number, network in enumerate(networks)]
     return lambda _: members
 
 
@@ -78,14 +105,14 @@ class AdamConfig:
 class Problem:
     """What is to be made, besides how.
 
-    ``targets``: the class of each of a group's B images. ``groups``: the numbers that name each group, (set, slot,
-    first class): views are drawn by them. ``name`` is who to blame in messages.
+    ``targets``: the class of each of a group's B images, for all groups or group by group. ``groups``: the numbers that
+    name each group, (set, slot, first class): views are drawn by them. ``name`` is who to blame in messages.
     """
 
     name: str
     seed: int
     groups: Sequence[tuple[int, int, int]]
-    targets: Sequence[int]
+    targets: Sequence[int] | Sequence[Sequence[int]]
 
 
 class Hooks:
@@ -101,6 +128,26 @@ class Hooks:
 
     def between_stages(self, canvas: Canvas, stage: int) -> None:
         """Before the first step of stages 1, 2, ...; may replace ``canvas.values``."""
+
+
+class Chain(Hooks):
+    """Several hooks, in order."""
+
+    def __init__(self, parts: Sequence[Hooks]) -> None:
+        self.parts = parts
+
+    def prepare(self, canvas: Canvas, teachers: Teachers) -> Teachers:
+        for part in self.parts:
+            teachers = part.prepare(canvas, teachers)
+        return teachers
+
+    def update_mask(self, canvas: Canvas, step: int) -> Tensor | None:
+        masks = [mask for mask in (part.update_mask(canvas, step) for part in self.parts) if mask is not None]
+        return torch.stack(masks).prod(0) if len(masks) > 1 else next(iter(masks), None)
+
+    def between_stages(self, canvas: Canvas, stage: int) -> None:
+        for part in self.parts:
+            part.between_stages(canvas, stage)
 
 
 class Adam:
@@ -131,19 +178,21 @@ def invert(
     compute: Compute,
     adam: AdamConfig,
     hooks: Hooks | None = None,
+    moving: MovingStatistics | None = None,
     report: Report = silent,
     checkpoint: Checkpoint | None = None,
 ) -> None:
     """Optimise ``canvas``, in place.
 
     The groups share nothing but the forward pass. Adam starts anew in every stage; the learning rate and the views'
-    schedule run over all stages. Goes on bit by bit from ``checkpoint``. Raises `MethodError` when a loss or a value
+    schedule run over all stages. ``moving`` stands between the statistics and the objective. Goes on bit by bit from
+    ``checkpoint``. Raises `MethodError` when a loss or a value
     is no longer finite.
     """
     hooks, checkpoint = hooks or Hooks(), checkpoint or NoCheckpoint()
     total = sum(stage.steps for stage in stages)
     teachers = hooks.prepare(canvas, teachers)
-    targets = torch.tensor(problem.targets, device=canvas.values.device)
+    targets = torch.tensor(problem.targets, device=canvas.values.device).expand(len(problem.groups), -1)
     state, done = Adam(canvas.values, adam), 0
     saved = checkpoint.load()
     if saved is not None:
@@ -151,6 +200,8 @@ def invert(
         canvas.values, state.first, state.second = (
             saved[name].to(canvas.values.device) for name in ("values", "first", "second")
         )
+        if moving is not None:
+            moving.load(saved)
     first = 0
     for number, stage in enumerate(stages):
         steps = range(max(first, done), first + stage.steps)
@@ -158,7 +209,7 @@ def invert(
             hooks.between_stages(canvas, number)
             state = Adam(canvas.values, adam)
         for step, draws in _drawn(stage.views, steps, total, canvas, problem):
-            losses, gradient = _gradient(canvas, draws, step, stage.objective, teachers(step), targets, compute)
+            losses, gradient = _gradient(canvas, draws, step, stage.objective, teachers(step), targets, compute, moving)
             state.step(canvas.values, gradient, adam.lr_at(step, total), hooks.update_mask(canvas, step))
             canvas.project()
             if (step + 1) % REPORT_EVERY == 0 or step + 1 == total:
@@ -167,7 +218,8 @@ def invert(
             if checkpoint.due():
                 counts = torch.tensor([step + 1, state.count])
                 moments = {"first": state.first, "second": state.second}
-                checkpoint.save({"counts": counts, "values": canvas.values, **moments})
+                averages = moving.state() if moving is not None else {}
+                checkpoint.save({"counts": counts, "values": canvas.values, **moments, **averages})
         first += stage.steps
 
 
@@ -199,9 +251,10 @@ def _gradient(
     draws: RecoveryDraws,
     step: int,
     objective: Objective,
-    teachers: Sequence[tuple[TappedNetwork, float]],
+    teachers: Sequence[Member],
     targets: Tensor,
     compute: Compute,
+    moving: MovingStatistics | None,
 ) -> tuple[Tensor, Tensor]:
     """Losses (G,), and the gradient of their sum in ``canvas.values``.
 
@@ -211,14 +264,18 @@ def _gradient(
     views = apply_recovery(canvas.images(), draws, step)
     shown = views.detach().requires_grad_(True)
     losses = shown.new_zeros(len(shown))
-    for network, weight in teachers:
+    for member in teachers:
+        everything = len(member.places) == len(shown)
+        mine, theirs = (shown, targets) if everything else (shown[member.places], targets[member.places])
         with compute.autocast():
-            logits, statistics = network(channels_last(shown.flatten(0, 1)), groups=len(shown))
+            logits, statistics = member.network(channels_last(mine.flatten(0, 1)), groups=len(mine))
+        if moving is not None:
+            statistics = moving.smooth(statistics, member.key, member.places)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        seen = Seen(shown, logits.view(*shown.shape[:2], -1), statistics, targets)
-        mine = weight * objective(seen)
-        mine.sum().backward()
-        losses += mine.detach()
+        seen = Seen(mine, logits.view(*mine.shape[:2], -1), statistics, theirs)
+        said = objective(seen) * member.shares
+        said.sum().backward()
+        losses.index_add_(0, member.places, said.detach())
     (gradient,) = torch.autograd.grad(views, canvas.values, shown.grad)
     canvas.values.requires_grad_(False)
     return losses, gradient

@@ -82,7 +82,7 @@ class Listener(Protocol):
 
 
 Optimiser = Literal["sgd", "adamw"]
-Schedule = Literal["cosine", "constant", "step"]
+Schedule = Literal["cosine", "constant", "step", "smoothed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,11 @@ class OptimConfig:
 
     ``momentum`` and ``nesterov`` are for SGD; AdamW has betas (0.9, 0.999). ``decay_norms=False`` keeps weight decay
     off parameters with one dimension (biases, norms). The learning rate rises linearly over ``warmup_steps`` and then
-    stays (constant), follows half a cosine that would reach 0 one step after the last (cosine), or is multiplied by
-    ``factor`` at each of ``milestones``, fractions of the run (step).
+    stays (constant), follows half a cosine that would reach 0 one step after the last (cosine), is multiplied by
+    ``factor`` at each of ``milestones``, fractions of the run (step), or follows the half cosine of a run ``stretch``
+    times as long, so that with 2 it ends at half its height (smoothed: EDC, arXiv 2404.13733, per step and not per
+    epoch). ``averaged`` is the rate, 0 for none, of a moving average of the weights over the steps, beginning with the
+    initial ones, with which the network is left at the end, its buffers being the live ones (EDC: 0.99).
     """
 
     optimizer: Optimiser = "sgd"
@@ -105,6 +108,8 @@ class OptimConfig:
     warmup_steps: int = 0
     milestones: tuple[float, ...] = field(default=(0.5,), metadata=LATER)
     factor: float = field(default=0.1, metadata=LATER)
+    stretch: float = field(default=2.0, metadata=LATER)
+    averaged: float = field(default=0.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.optimizer not in get_args(Optimiser):
@@ -123,6 +128,10 @@ class OptimConfig:
             raise ConfigError(f"milestones are {self.milestones}; expected fractions of the run, between 0 and 1")
         if not 0 < self.factor < math.inf:
             raise ConfigError(f"factor must be above 0 and finite, got {self.factor}")
+        if not 1 <= self.stretch < math.inf:
+            raise ConfigError(f"stretch must be at least 1 and finite, got {self.stretch}")
+        if not 0 <= self.averaged < 1:
+            raise ConfigError(f"averaged must be in [0, 1), got {self.averaged}")
         if self.warmup_steps < 0:
             raise ConfigError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
 
@@ -135,6 +144,8 @@ class OptimConfig:
         if self.schedule == "step":
             return self.lr * self.factor ** sum(step >= round(milestone * total) for milestone in self.milestones)
         done = (step - self.warmup_steps) / (total - self.warmup_steps)
+        if self.schedule == "smoothed":
+            done /= self.stretch
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
@@ -242,6 +253,8 @@ def fit_together(
                 states = [run.state(now - started) for run in runs]
                 checkpoint.save({f"{n}.{key}": value for n, state in enumerate(states) for key, value in state.items()})
         report("steps", runs[0].step, total, {"loss": runs[0].recent()})
+    for run in runs:
+        run.take_average()
     if stacked:
         runs[0].network.scatter()  # type: ignore[operator]  # a Stack
     seconds = time.monotonic() - started
@@ -272,6 +285,9 @@ class _Run:
         self.listener = listener
         self.names = names
         self.optimizer = _optimizer(network, optim)
+        self.average = {
+            name: value.detach().clone() for name, value in network.named_parameters() if optim.averaged > 0
+        }
         self.total = total
         self.step = 0
         self.seconds = 0.0
@@ -283,9 +299,19 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.losses[self.step], *seen = _accumulate_gradient(self.network, batch, batch.loss or loss, compute)
         self.optimizer.step()
+        if self.average:
+            now = [value.detach() for value in self.network.parameters()]
+            torch._foreach_lerp_(list(self.average.values()), now, 1 - self.optim.averaged)
         self.step += 1
         outputs, targets = seen
         return outputs, targets
+
+    @torch.no_grad()
+    def take_average(self) -> None:
+        """Leave the network with the average of its weights, if there is one."""
+        for name, parameter in self.network.named_parameters():
+            if name in self.average:
+                parameter.copy_(self.average[name])
 
     def recent(self) -> float:
         """The mean loss of the last steps."""
@@ -317,6 +343,7 @@ class _Run:
             state["listener"] = self.listener.state
         return {
             **state,
+            **{f"average.{name}": value for name, value in self.average.items()},
             "losses": self.losses,
             "step": torch.tensor(self.step),
             "seconds": torch.tensor(seconds, dtype=torch.float64),
@@ -332,6 +359,8 @@ class _Run:
                 owner = parameters[parameter]
                 like = owner.detach() if value.shape == owner.shape else value.to(owner.device)
                 self.optimizer.state[owner][key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        for name, value in self.average.items():
+            value.copy_(state[f"average.{name}"])
         self.losses.copy_(state["losses"])
         if self.listener is not None:
             self.listener.state.copy_(state["listener"])

@@ -62,7 +62,7 @@ def run(stages: tuple[Stage, ...], slots: tuple[int, ...] = (0, 1), networks: in
     taps = [TappedNetwork(teacher_network(seed)) for seed in range(networks)]
     problem = Problem(name="cda", seed=5, groups=groups_of(slots), targets=CLASSES)
     settings: dict[str, Any] = {"compute": COMPUTE, "adam": AdamConfig(), **given}
-    invert(canvas, stages, together(taps), problem, **settings)
+    invert(canvas, stages, together(taps, len(slots)), problem, **settings)
     return canvas
 
 
@@ -203,7 +203,7 @@ def test_hooks() -> None:
 def test_hooks_may_change_the_teachers() -> None:
     class Other(Hooks):
         def prepare(self, canvas: Canvas, teachers: Teachers) -> Teachers:
-            return together([TappedNetwork(teacher_network(seed=1))])
+            return together([TappedNetwork(teacher_network(seed=1))], len(canvas.values))
 
     assert not torch.equal(run((stage(2),), hooks=Other()).values, run((stage(2),)).values)
 

@@ -122,7 +122,7 @@ def test_several_teachers_are_averaged_each_with_its_own_normalisation() -> None
     alone = [make_logits(pixels, [t], spec, config, compute=CPU).astype(np.float64) for t in teachers]
     mean = make_logits(pixels, teachers, spec, config, compute=CPU)
     np.testing.assert_allclose(mean, (alone[0] + alone[1]) / 2, atol=2e-3)
-    weighted = make_logits(pixels, teachers, spec, config, weights=[3, 1], compute=CPU)
+    weighted = make_logits(pixels, teachers, spec, replace(config, weights=(3.0, 1.0)), compute=CPU)
     np.testing.assert_allclose(weighted, 0.75 * alone[0] + 0.25 * alone[1], atol=2e-3)
     assert np.abs(alone[0] - alone[1]).max() > 0.1
 
@@ -191,9 +191,11 @@ def test_what_does_not_fit_is_refused_before_any_work() -> None:
         make_logits(items(), [good, other], spec, config, compute=CPU)
     with pytest.raises(DataError, match=r"images are \(10, 10, 1\); expected \(10, 10, 3\)"):
         make_logits(items(1), [good], spec, config, compute=CPU)
-    for weights in ([1.0, 1.0], [0.0], [float("nan")]):
-        with pytest.raises(ConfigError, match="expected 1 positive numbers"):
-            make_logits(items(), [good], spec, config, weights=weights, compute=CPU)
+    with pytest.raises(ConfigError, match="expected 1 positive numbers"):
+        make_logits(items(), [good], spec, replace(config, weights=(1.0, 1.0)), compute=CPU)
+    for weight in (0.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=r"weights are .* expected numbers above 0"):
+            replace(config, weights=(weight,))
 
 
 @pytest.mark.parametrize(

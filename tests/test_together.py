@@ -89,6 +89,17 @@ def test_a_stack_agrees_with_training_one_by_one(name: str, steps: int, optim: O
             torch.testing.assert_close(weights(mine)[key], value, atol=1e-6, rtol=1e-6)
 
 
+def test_a_stack_averages_the_weights_of_each() -> None:
+    optim = replace(SGD, averaged=0.9)
+    together, alone = fresh("resnet8", 2, torch.float64), fresh("resnet8", 2, torch.float64)
+    made = batches(torch.float64)
+    fit_together(together, made, cross_entropy, optim, names=names(2), stacked=True, **STEPS)
+    for mine, other in zip(together, alone, strict=True):
+        fit(other, made, cross_entropy, optim, **STEPS)
+        for key, value in weights(other).items():
+            torch.testing.assert_close(weights(mine)[key], value, atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("stacked", [False, True])
 def test_one_that_diverges_does_not_take_the_others_along(stacked: bool) -> None:
     networks = fresh("convnet2-w8-bn")

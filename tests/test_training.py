@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from condense import seeding
 from condense.checkpoint import Checkpoint, FileCheckpoint, NoCheckpoint
+from condense.config import identity
 from condense.data.spec import DatasetSpec
 from condense.device import Compute
 from condense.errors import ConfigError, MethodError
@@ -104,8 +106,11 @@ def test_learns_what_is_separable() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("stops", [(1,), (3, 2), (4,), (5, 1, 1), (11,)])
-def test_resumed_run_equals_uninterrupted_bit_by_bit(optimizer: str, precision: str, stops: tuple[int, ...]) -> None:
-    optim = OptimConfig(optimizer=optimizer, lr=0.05, warmup_steps=2)  # type: ignore[arg-type]
+@pytest.mark.parametrize("averaged", [0.0, 0.9])
+def test_resumed_run_equals_uninterrupted_bit_by_bit(
+    optimizer: str, precision: str, stops: tuple[int, ...], averaged: float
+) -> None:
+    optim = OptimConfig(optimizer=optimizer, lr=0.05, warmup_steps=2, averaged=averaged)  # type: ignore[arg-type]
     settings = {"epochs": 3, "steps_per_epoch": 4, "compute": Compute(precision=precision)}  # type: ignore[arg-type]
     whole = tiny_network()
     expected = fit(whole, random_batches(), cross_entropy, optim, **settings)
@@ -281,6 +286,45 @@ def test_the_rate_falls_in_steps() -> None:
     assert [published.lr_at(epoch, 301) for epoch in (151, 152)] == pytest.approx([1.0, 0.1])
 
 
+@pytest.mark.parametrize(("stretch", "warmup"), [(2.0, 0), (1.0, 0), (2.5, 0), (2.0, 5)])
+def test_a_smoothed_rate_is_a_part_of_a_longer_cosine(stretch: float, warmup: int) -> None:
+    """EDC: (1 + cos(pi e / (zeta E))) / 2, with e counted from the end of a warm-up."""
+    config = OptimConfig(lr=0.3, schedule="smoothed", stretch=stretch, warmup_steps=warmup)
+    for e in range(warmup, 40):
+        expected = 0.3 * (1 + math.cos(math.pi * (e - warmup) / (stretch * (40 - warmup)))) / 2
+        assert config.lr_at(e, 40) == pytest.approx(expected, rel=1e-12)
+    assert OptimConfig(lr=1.0, schedule="smoothed").lr_at(10**6 - 1, 10**6) == pytest.approx(0.5, abs=1e-5)
+
+
+def test_what_came_later_does_not_rename_trainings() -> None:
+    assert set(identity(OptimConfig())) == {
+        "optimizer", "lr", "momentum", "nesterov", "weight_decay", "decay_norms", "schedule", "warmup_steps",
+    }  # fmt: skip
+    assert identity(OptimConfig(schedule="smoothed", averaged=0.99))["averaged"] == 0.99
+
+
+def test_averaged_weights_are_those_of_a_plain_loop() -> None:
+    """e <- r e + (1 - r) w after every step, from the initial weights; BatchNorm's buffers are the live ones."""
+    optim = OptimConfig(lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0, schedule="constant", averaged=0.9)
+    trained, plain = tiny_network().double(), tiny_network().double()
+    average = {name: value.detach().clone() for name, value in plain.named_parameters()}
+    fit(trained, random_batches(dtype=torch.float64), cross_entropy, optim, epochs=2, steps_per_epoch=4, compute=CPU)
+    plain.train()
+    for epoch in range(2):
+        for batch in random_batches(dtype=torch.float64)(epoch, 0):
+            plain.zero_grad()
+            cross_entropy(plain(batch.images), batch.targets).backward()
+            for name, weight in plain.named_parameters():
+                weight.data = weight.data - 0.1 * weight.grad
+                average[name] = 0.9 * average[name] + 0.1 * weight.data
+    live = dict(plain.named_parameters())
+    for name, weight in trained.named_parameters():
+        torch.testing.assert_close(weight.detach(), average[name], rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(trained[5].weight, live["5.weight"])
+    for name, buffer in trained.named_buffers():
+        torch.testing.assert_close(buffer, dict(plain.named_buffers())[name], rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -294,6 +338,8 @@ def test_the_rate_falls_in_steps() -> None:
         ({"warmup_steps": -1}, "warmup_steps must be"),
         ({"milestones": (1.0,)}, "milestones are"),
         ({"factor": 0.0}, "factor must be"),
+        ({"stretch": 0.5}, "stretch must be"),
+        ({"averaged": 1.0}, r"averaged must be in \[0, 1\)"),
     ],
 )
 def test_settings_are_checked(values: dict[str, object], message: str) -> None:

@@ -175,22 +175,26 @@ def methods_show(
     """
     from condense.config import to_mapping
     from condense.errors import MethodError, suggest
-    from condense.labels.relabel import LabelConfig
     from condense.methods import METHODS
+    from condense.pipeline.request import usual_labels
     from condense.teachers.recipe import TeacherRecipe
 
     if name not in METHODS:
         raise MethodError(f'there is no method "{name}"; {suggest(name, METHODS)}')
     method = METHODS[name]
-    config = method.Config()
+    config, teacher = method.Config(), TeacherRecipe()
+    labels = usual_labels(method(config))
+    networks = list(method.networks or (teacher.network,))
     if json:
-        say_json({"method": name, "summary": method.summary, "source": method.source, "settings": to_mapping(config)})
+        known = {"method": name, "summary": method.summary, "source": method.source}
+        say_json({**known, "settings": to_mapping(config), "teachers": networks, "labels": to_mapping(labels)})
         return
-    pairs({"method": name, "does": method.summary, "source": method.source, "needs": needs_of(method, config)})
+    about = {"method": name, "does": method.summary, "source": method.source, "needs": needs_of(method, config)}
+    pairs(about if method(config).needs.teachers == "none" else {**about, "teachers": ", ".join(networks)})
     for heading, rows in (
         ("setting", settings_of(config)),
-        ("setting of teachers that are trained", settings_of(TeacherRecipe(), "teacher.")),
-        ("setting of labels", settings_of(LabelConfig(), "labels.")),
+        ("setting of teachers that are trained", settings_of(teacher, "teacher.")),
+        ("setting of labels", settings_of(labels, "labels.")),
     ):
         if rows:
             say()
@@ -202,7 +206,12 @@ def needs_of(method: Any, config: Any) -> str:
     needs = method(config).needs
     teachers = {"none": "no teacher", "batchnorm": "teachers with BatchNorm", "any": "teachers"}[needs.teachers]
     images = "real images" if needs.real_images else "no real images"
-    more = {"none": "", "features": ", the features of a teacher", "dynamics": ", a scoring run"}[needs.precomputed]
+    more = {
+        "none": "",
+        "features": ", the features of a teacher",
+        "dynamics": ", a scoring run",
+        "class statistics": ", the class statistics of its teachers",
+    }[needs.precomputed]
     return f"{teachers}, {images}{more}"
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from condense.data.pixels import normalise
 from condense.data.spec import DatasetSpec, Split
-from condense.dataset import DistilledDataset, ReplayBatch, replay_step
+from condense.dataset import DistilledDataset, Interpolation, ReplayBatch, replay_step
 from condense.device import Compute
-from condense.labels.relabel import TeacherBN, batch_statistics, mean_logits
+from condense.labels.relabel import TeacherBN, label_shares, mean_logits
+from condense.networks.grouped_norm import Grouped
 from condense.teachers import Teacher
 from condense.training import Batch
 from condense.views.config import ViewConfig
@@ -34,24 +35,32 @@ class ReplayBatches:
 
     Targets are the logits (``soft``), stored or by ``labels`` as they are needed, the classes, mixed as the images are
     (``hard``), float32 (b, K), or both side by side (``both``), (b, 2K). ``fresh`` takes epochs of the plan that come
-    after the labelled ones. Raises :class:`~condense.shards.errors.NoLabels` for a set without labelled epochs.
+    after the labelled ones. ``interpolation``: see :meth:`DistilledDataset.epoch`. Raises
+    :class:`~condense.shards.errors.NoLabels` for a set without labelled epochs.
     """
 
     def __init__(
-        self, dataset: DistilledDataset, targets: Kind, labels: OnlineLabels | None = None, *, fresh: bool = False
+        self,
+        dataset: DistilledDataset,
+        targets: Kind,
+        labels: OnlineLabels | None = None,
+        *,
+        fresh: bool = False,
+        interpolation: Interpolation = "probabilities",
     ) -> None:
         self.dataset = dataset
         self.spec = dataset.spec
         self.targets = targets
         self.labels = labels
         self.fresh = fresh
+        self.interpolation = interpolation
         self.steps_per_epoch = dataset.plan(0).n_steps
 
     def __call__(self, epoch: int, first_step: int) -> Iterator[Batch]:
         if self.fresh:
             drawn = self.dataset.fresh_epoch(epoch, first_step)
         else:
-            drawn = self.dataset.epoch(epoch % self.dataset.epochs, first_step)
+            drawn = self.dataset.epoch(epoch % self.dataset.epochs, first_step, interpolation=self.interpolation)
         return (as_batch(made, self.targets, self.labels, self.spec) for made in drawn)
 
 
@@ -66,20 +75,25 @@ def as_batch(made: ReplayBatch, kind: Kind, labels: OnlineLabels | None, spec: D
 
 
 class OnlineLabels:
-    """The mean logits of ``teachers`` for a batch as it comes; ``teacher_bn`` as in ``LabelConfig``."""
+    """The mean logits of ``teachers`` for a batch as it comes; ``teacher_bn``, ``weights`` as in ``LabelConfig``."""
 
-    def __init__(self, teachers: Sequence[Teacher], compute: Compute, teacher_bn: TeacherBN = "eval") -> None:
+    def __init__(
+        self,
+        teachers: Sequence[Teacher],
+        compute: Compute,
+        teacher_bn: TeacherBN = "eval",
+        weights: Sequence[float] = (),
+    ) -> None:
         self.by_group = teacher_bn == "batch"
         if self.by_group:
-            teachers = [replace(teacher, network=batch_statistics(teacher.network)) for teacher in teachers]
-        self.teachers = teachers
+            teachers = [replace(teacher, network=Grouped(teacher.network)) for teacher in teachers]
+        self.teachers, self.shares = teachers, label_shares(teachers, weights)
         self.compute = compute
 
     def __call__(self, views: Tensor, groups: Sequence[int]) -> Tensor:
         """Views (b, C, H, W), pixels in [0, 1] in BatchNorm ``groups`` -> float32 (b, K) on the device."""
         sizes = groups if self.by_group else [len(views)]
-        shares = [1 / len(self.teachers)] * len(self.teachers)
-        return mean_logits(views.to(self.compute.torch_device), sizes, self.teachers, shares, self.compute)
+        return mean_logits(views.to(self.compute.torch_device), sizes, self.teachers, self.shares, self.compute)
 
 
 class RealBatches:

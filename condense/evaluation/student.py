@@ -165,7 +165,7 @@ def train_students(
             f"condense relabel {dataset.path}"
         )
     online = _online(dataset, teachers, compute) if is_soft and dataset.asks_teachers else None
-    soft = ReplayBatches(dataset, recipe.kind, online)
+    soft = ReplayBatches(dataset, recipe.kind, online, interpolation=schedule.interpolation)
     hard = ReplayBatches(dataset, "hard", fresh=is_soft)
     return _train(
         lambda epoch, first: soft(schedule.soft_epoch(epoch, epochs) or 0, first),
@@ -191,7 +191,8 @@ def _online(dataset: DistilledDataset, teachers: Sequence[Teacher], compute: Com
             f"{dataset.path} stores no soft labels and names the teachers {', '.join(one[:12] for one in wanted)}; "
             "give those"
         )
-    return OnlineLabels(teachers, compute, "batch" if held.teacher_bn == "batch" else "eval")
+    known = dataset.label_config
+    return OnlineLabels(teachers, compute, known.teacher_bn, known.weights)
 
 
 def train_on_real(

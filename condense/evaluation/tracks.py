@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from condense.config import to_mapping
+from condense.config import identity, to_mapping
 from condense.data import DatasetSpec, mirrors
 from condense.dataset import Targets
 from condense.errors import ConfigError, suggest
@@ -70,9 +70,10 @@ class Track:
         return f"{self.name}@{self.version}"
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it."""
+        """All of it, as JSON can hold it; settings of schedules that came later only where they are set."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         student = {key: value for key, value in to_mapping(self.student).items() if key not in ("network", "epochs")}
+        student["schedule"] = identity(self.student.schedule)
         return {**plain, "views": self.views.to_dict(), "student": student, "rates": list(self.rates)}
 
     @property

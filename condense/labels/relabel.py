@@ -9,7 +9,7 @@ and running statistics untouched.
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -17,14 +17,16 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from condense.checkpoint import Checkpoint, NoCheckpoint
+from condense.config import LATER
 from condense.data.pixels import normalise
 from condense.data.spec import DatasetSpec
 from condense.device import Compute, under_compute
 from condense.errors import ConfigError, DataError, TeacherError
+from condense.labels.calibrate import Calibration
+from condense.networks.grouped_norm import Grouped
 from condense.progress import Report, silent
 from condense.shards.codecs import CODECS, codec_of
 from condense.teachers import Teacher, check_teacher
@@ -32,7 +34,7 @@ from condense.views.config import ViewConfig, check_choice, check_integer
 from condense.views.plan import EpochPlan, plan
 from condense.views.render import render
 
-__all__ = ["LabelConfig", "make_logits"]
+__all__ = ["LabelConfig", "label_shares", "make_logits"]
 
 TeacherBN = Literal["eval", "batch"]
 Draw = Literal["with", "without", "shuffled"]
@@ -55,6 +57,11 @@ class LabelConfig:
     ``teacher_bn``: ``eval`` takes the teacher's running statistics; ``batch`` those of exactly the images of each
     BatchNorm group of the plan (for a teacher without BatchNorm the two are the same). The defaults suit images of up
     to 64 pixels; ImageNet recipes crop down to 0.08 of the area and label with ``eval``.
+
+    ``weights``: how much each teacher's logits count, in any scale; without any, all the same.
+
+    ``calibration``: replace the labels of views that teachers are not trusted with, see
+    :mod:`condense.labels.calibrate`; None: of none.
     """
 
     views: ViewConfig = field(default_factory=_views)
@@ -64,6 +71,8 @@ class LabelConfig:
     pool: int = 1
     draw: Draw = "without"
     teacher_bn: TeacherBN = "batch"
+    weights: tuple[float, ...] = field(default=(), metadata=LATER)
+    calibration: Calibration | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_integer("epochs", self.epochs, 1)
@@ -76,6 +85,10 @@ class LabelConfig:
         if self.pool > 1 and not CODECS[codec_of(self.codec)[0]].per_epoch:
             raise ConfigError(f"pool is {self.pool}, but {self.codec} labels no epochs; leave pool at 1")
         check_choice("teacher_bn", self.teacher_bn, get_args(TeacherBN))
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise ConfigError(f"weights are {list(self.weights)}; expected numbers above 0, one per teacher")
+        if self.calibration is not None and self.n_labelled == 0:
+            raise ConfigError(f"calibration is given, but {self.codec} stores no labels; take another codec, or none")
 
     @property
     def n_labelled(self) -> int:
@@ -98,7 +111,6 @@ def make_logits(
     spec: DatasetSpec,
     config: LabelConfig,
     *,
-    weights: Sequence[float] | None = None,
     compute: Compute,
     report: Report = silent,
     checkpoint: Checkpoint | None = None,
@@ -106,20 +118,20 @@ def make_logits(
     """Label every view that is to be: float16 (``config.n_labelled``, N, K), [e, i] for item i in epoch e of the plan.
 
     ``pixels`` uint8 (N, H, W, C) are the items as stored. Logits are the mean over ``teachers``, weighted by
-    ``weights`` (positive, any scale), each fed with its own normalisation. ``checkpoint`` keeps whole epochs; resumed
+    ``config.weights``, each fed with its own normalisation. ``checkpoint`` keeps whole epochs; resumed
     labels are the same bytes. Teachers must be on ``compute``'s device.
 
     Raises :class:`TeacherError` for a teacher that does not fit ``spec`` or whose logits leave the range of float16.
     """
     if config.n_labelled == 0:
         return np.zeros((0, len(pixels), spec.n_classes), dtype=np.float16)
-    shares = _shares(teachers, weights)
+    shares = label_shares(teachers, config.weights)
     for teacher in teachers:
         check_teacher(teacher.info, spec, min_accuracy=0.0)
     if pixels.shape[1:] != spec.image_shape:
         raise DataError(f"images are {pixels.shape[1:]}; expected {spec.image_shape} as in {spec.name}")
     if config.teacher_bn == "batch":
-        teachers = [replace(teacher, network=batch_statistics(teacher.network)) for teacher in teachers]
+        teachers = [replace(teacher, network=Grouped(teacher.network)) for teacher in teachers]
     checkpoint = checkpoint or NoCheckpoint()
     images = torch.from_numpy(np.require(pixels, requirements="W")).permute(0, 3, 1, 2).to(compute.torch_device)
     logits, first = _resume(checkpoint, (config.n_labelled, len(pixels), spec.n_classes))
@@ -136,25 +148,20 @@ def make_logits(
     return logits.numpy()
 
 
-def batch_statistics(network: nn.Module) -> nn.Module:
-    """A copy in eval mode but for its BatchNorm layers, which use the statistics of the batch."""
-    copied = copy.deepcopy(network).eval()
-    for layer in copied.modules():
-        if isinstance(layer, _BatchNorm):
-            layer.train()
-    return copied
-
-
 @torch.inference_mode()
 def mean_logits(
     views: Tensor, sizes: Sequence[int], teachers: Sequence[Teacher], shares: Sequence[float], compute: Compute
 ) -> Tensor:
-    """Weighted mean of the teachers' logits, float32 (b, K); each run of ``sizes`` views is its own forward."""
+    """Weighted mean of the teachers' logits, float32 (b, K).
+
+    ``sizes``: of the groups whose statistics a `Grouped` teacher takes, one after the other.
+    """
     total = torch.zeros((), device=views.device)
     for teacher, share in zip(teachers, shares, strict=True):
-        batches = normalise(views, teacher.info.spec).split(list(sizes))
+        images, network = normalise(views, teacher.info.spec), teacher.network
         with compute.autocast():
-            total = total + share * torch.cat([teacher.logits(batch) for batch in batches])
+            logits = network(images, sizes) if isinstance(network, Grouped) else network(images)
+        total = total + share * logits.float()
     return total
 
 
@@ -183,11 +190,12 @@ def _resume(checkpoint: Checkpoint, shape: tuple[int, int, int]) -> tuple[Tensor
     return logits, len(done)
 
 
-def _shares(teachers: Sequence[Teacher], weights: Sequence[float] | None) -> list[float]:
+def label_shares(teachers: Sequence[Teacher], weights: Sequence[float] = ()) -> list[float]:
+    """``weights``, or equal ones, scaled to sum to one."""
     if not teachers:
         raise TeacherError("no teacher to make labels with; give at least one")
-    weights = [1.0] * len(teachers) if weights is None else weights
-    if len(weights) != len(teachers) or not all(weight > 0 for weight in weights):
+    weights = weights or [1.0] * len(teachers)
+    if len(weights) != len(teachers):
         raise ConfigError(f"weights are {list(weights)}; expected {len(teachers)} positive numbers, one per teacher")
     return [weight / sum(weights) for weight in weights]
 

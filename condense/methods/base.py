@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from condense.checkpoint import Checkpoint
 from condense.data.spec import DatasetSpec, Split
@@ -16,24 +17,28 @@ from condense.device import Compute
 from condense.errors import MethodError, TeacherError
 from condense.networks import batchnorm_layers
 from condense.progress import Report
-from condense.teachers import Dynamics, Features, Teacher, TeacherRecipe
+from condense.teachers import ClassStatistics, Dynamics, Features, Teacher, TeacherRecipe
 
 __all__ = ["Canvas", "JobSizes", "Method", "Needs", "Precomputed", "Rows", "SynthesisJob", "chunks", "slot_blocks"]
 
-Precomputed = Features | Dynamics | None
-"""What :class:`Needs` asks to be computed beforehand, once for all methods that ask for it."""
+Precomputed = Features | Dynamics | tuple[ClassStatistics, ...] | None
+"""What :class:`Needs` asks to be computed beforehand, once for all methods that ask for it.
+
+Class statistics are those of each teacher.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
     """What a method cannot work without.
 
-    ``precomputed``: ``features`` of all training images, or the ``dynamics`` of a training on them.
+    ``precomputed``: ``features`` of all training images, the ``dynamics`` of a training on them, or the ``class
+    statistics`` that teachers have of them.
     """
 
     teachers: Literal["none", "any", "batchnorm"]
     real_images: bool
-    precomputed: Literal["none", "features", "dynamics"] = "none"
+    precomputed: Literal["none", "features", "dynamics", "class statistics"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +123,10 @@ class Method(ABC):
 
     Class attributes: ``name``; a one-line ``summary``; ``source``, the paper; ``revision``, raised when results
     change; ``Config``, a frozen dataclass whose defaults are complete, each field with a line of ``help`` in its
-    metadata; ``quick``, the settings of a run of seconds; ``batch_setting``, the one that bounds how many classes are
-    computed together, which is what memory grows with; ``divisible``: whether a job with half of the slots takes less
-    memory, so that one that does not fit may be done in halves.
+    metadata; ``quick``, the settings of a run of seconds; ``networks``, the teachers that are trained if none are
+    given, where one is not enough; ``batch_setting``, the one that bounds how many classes are computed together,
+    which is what memory grows with; ``divisible``: whether a job with half of the slots takes less memory, so that one
+    that does not fit may be done in halves.
     """
 
     name: ClassVar[str]
@@ -129,6 +135,7 @@ class Method(ABC):
     revision: ClassVar[int]
     Config: ClassVar[type[Any]]
     quick: ClassVar[Mapping[str, Any]] = {}
+    networks: ClassVar[tuple[str, ...]] = ()
     batch_setting: ClassVar[str | None] = None
     divisible: ClassVar[bool] = True
 
@@ -163,9 +170,32 @@ class Method(ABC):
         return self.optimisation_steps
 
     @property
+    def published_labels(self) -> Mapping[str, Any]:
+        """Settings of labels for which the paper has other values than are usual here; a recipe may change them."""
+        return {}
+
+    @property
     def sets_differ(self) -> bool:
         """Whether sets of different numbers are independent; False where they would be the same images."""
         return True
+
+    @property
+    def asks_priors(self) -> bool:
+        """Whether it wants to know what each teacher alone is worth, and does not know yet."""
+        return False
+
+    def with_priors(self, priors: tuple[float, ...]) -> Method:
+        """The same method, knowing these: percent, one per teacher. Raises `MethodError` where it asks for none."""
+        raise MethodError(f"{self.name} has no use for priors")
+
+    def alone(self) -> Method:
+        """The method with which one teacher makes the set that its prior is measured on."""
+        raise MethodError(f"{self.name} has no use for priors")
+
+    @property
+    def label_weights(self) -> tuple[float, ...]:
+        """How much each teacher counts when the set is labelled; none where all count the same."""
+        return ()
 
     def network_recipe(
         self, teacher: TeacherRecipe, spec: DatasetSpec, ipc: int, set_index: int, seed: int
@@ -176,6 +206,10 @@ class Method(ABC):
         """
         return None
 
+    def slots(self, spec: DatasetSpec, ipc: int) -> int:
+        """Rows of each class in a set that may take the space of ``ipc`` images per class; more ``ipc``, no fewer."""
+        return ipc
+
     def jobs(self, spec: DatasetSpec, ipc: int, set_index: int, seed: int) -> list[SynthesisJob]:
         """The jobs of a set of ``ipc`` images per class: those of a smaller set, and some more.
 
@@ -184,7 +218,7 @@ class Method(ABC):
         chunk = min(self.sizes.classes, spec.n_classes)
         return [
             SynthesisJob(spec=spec, set_index=set_index, seed=seed, slots=slots, classes=tuple(classes))
-            for slots in slot_blocks(ipc, max(1, self.sizes.images // chunk))
+            for slots in slot_blocks(self.slots(spec, ipc), max(1, self.sizes.images // chunk))
             for classes in chunks(range(spec.n_classes), chunk)
         ]
 
@@ -197,25 +231,34 @@ class Method(ABC):
             raise MethodError(f"ipc must be at least 1, got {ipc}")
         if self.needs.real_images:
             size, label = min((size, label) for label, size in enumerate(spec.train_sizes))
-            if ipc > size:
+            if (wanted := self.slots(spec, ipc)) > size:
+                most = max(fewer for fewer in range(size, ipc) if self.slots(spec, fewer) <= size)
                 raise MethodError(
-                    f'{self.name} needs {ipc} real images per class, but class "{spec.classes[label]}" of {spec.name} '
-                    f"has {size}; ask for an ipc of at most {size}"
+                    f'{self.name} needs {wanted} real images per class, but class "{spec.classes[label]}" of '
+                    f"{spec.name} has {size}; ask for an ipc of at most {most}"
                 )
         if teachers is not None:
             self._check_teachers(teachers)
 
+    def check_network(self, name: str, network: nn.Module, spec: DatasetSpec) -> None:
+        """Refuse a teacher's network that it cannot work with. Raises `TeacherError` or `MethodError`."""
+        if self.needs.teachers == "batchnorm" and not batchnorm_layers(network):
+            raise TeacherError(
+                f"method {self.name} matches BatchNorm statistics, but network {name} has none; choose one with batch "
+                "norm, for example resnet20 or convnet3-bn"
+            )
+
+    def check_number(self, teachers: int) -> None:
+        """Refuse a number of teachers that it cannot work with. Raises `MethodError` or `ConfigError`."""
+        if teachers < 1 and self.needs.teachers != "none":
+            raise MethodError(f"{self.name} needs at least one teacher and was given none; train or import one")
+
     def _check_teachers(self, teachers: Sequence[Teacher]) -> None:
         if self.needs.teachers == "none":
             return
-        if not teachers:
-            raise MethodError(f"{self.name} needs at least one teacher and was given none; train or import one")
+        self.check_number(len(teachers))
         for teacher in teachers:
-            if self.needs.teachers == "batchnorm" and not batchnorm_layers(teacher.network):
-                raise TeacherError(
-                    f"{self.name} matches BatchNorm statistics, but the teacher {teacher.info.network} has no "
-                    "BatchNorm; use a network with batch norm, for example resnet20 or convnet3-bn"
-                )
+            self.check_network(teacher.info.network, teacher.network, teacher.info.spec)
 
     @abstractmethod
     def synthesise(

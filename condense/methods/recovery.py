@@ -1,97 +1,52 @@
-"""What SRe2L and its successors share: settings, teachers, and a job as one run of the inversion loop."""
+"""What SRe2L and its successors share: teachers, and a job as one run of the inversion loop."""
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
-from condense.canvas import Pixels, noise_start, real_start
+from condense.canvas import Pixels
 from condense.checkpoint import Checkpoint
 from condense.data.spec import DatasetSpec, Split
 from condense.device import Compute
-from condense.errors import ConfigError, MethodError
-from condense.inversion import AdamConfig, Problem, Stage, invert, together
-from condense.methods.base import JobSizes, Method, Needs, Precomputed, Rows, SynthesisJob
-from condense.objectives import BatchNormDistance, CrossEntropy
+from condense.errors import MethodError
+from condense.inversion import AdamConfig, Chain, Hooks, Problem, Stage, invert
+from condense.methods.base import JobSizes, Method, Needs, Precomputed, Rows, SynthesisJob, chunks
+from condense.methods.committee import CommitteeConfig, committee, softmax, teacher_weights
+from condense.methods.layout import Layout
+from condense.methods.masks import NonCriticalMask
+from condense.methods.perturbed import Perturbed
+from condense.methods.residual import Residual, check_sizes, residual_sizes, residual_stages
+from condense.methods.settings import RecoveryConfig, ViewChanges
+from condense.networks.base import InputShape
+from condense.objectives import BatchNormDistance, ClassStatisticsDistance, CrossEntropy, MovingStatistics, Objective
 from condense.progress import Report
-from condense.selection import pick_random
+from condense.starts import STARTS, StartJob, begin, check_start
 from condense.teachers import Teacher
+from condense.teachers.cam import activation_maps_of
+from condense.teachers.feeding import fed_by
 from condense.teachers.taps import TappedNetwork
 from condense.views.recovery import RecoveryViews
 
 __all__ = ["RecoveryConfig", "RecoveryMethod", "ViewChanges", "published_roll"]
 
-Start = Literal["noise", "real"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewChanges:
-    """Departures from the paper's views; what is None stays as published for the images' size."""
-
-    crop: Literal["none", "resized"] | None = field(
-        default=None,
-        metadata={"help": "random crops (resized) or whole images (none); unset, like all views.*: as published"},
-    )
-    scale: tuple[float, float] | None = field(default=None, metadata={"help": "least and greatest share of the area"})
-    schedule: Literal["constant", "step", "linear", "cosine"] | None = field(
-        default=None, metadata={"help": "how the least share falls to its value: constant, step, linear, cosine"}
-    )
-    milestone: float | None = field(default=None, metadata={"help": "when it is there, as a fraction of the run"})
-    flip: float | None = field(default=None, metadata={"help": "probability of a left-right flip"})
-    roll: int | None = field(default=None, metadata={"help": "greatest wrap-around shift in pixels"})
-    two_sided: bool | None = field(default=None, metadata={"help": "roll both ways, not only down and right"})
-    shared: bool | None = field(default=None, metadata={"help": "one view for a batch and step, not one per image"})
-
-    def __post_init__(self) -> None:
-        self.over(RecoveryViews())
-
-    def over(self, published: RecoveryViews) -> RecoveryViews:
-        """``published`` with these changes. Raises `ConfigError` for a value out of range."""
-        return replace(published, **{name: value for name, value in vars(self).items() if value is not None})
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecoveryConfig:
-    """Settings of SRe2L and CDA. Raises `ConfigError` for a value out of range."""
-
-    steps: int = field(
-        default=1000, metadata={"help": "optimisation steps; published: 1000 at 32 px, 4000 at 64 and 224 px"}
-    )
-    lr: float = field(default=0.25, metadata={"help": "learning rate of Adam, falling to 0 by half a cosine"})
-    alpha_bn: float = field(default=0.01, metadata={"help": "weight of the distance of BatchNorm statistics"})
-    first_bn: float = field(default=10.0, metadata={"help": "how many times the first BatchNorm layer counts"})
-    start: Start = field(
-        default="noise", metadata={"help": "what images begin as: noise, or real (random real images of the class)"}
-    )
-    views: ViewChanges = ViewChanges()
-    batch_classes: int = field(
-        default=100, metadata={"help": "most classes in a batch, whose statistics are matched together"}
-    )
-    job_images: int = field(
-        default=100, metadata={"help": "most images optimised at once, as several batches; memory grows with it"}
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_classes", "job_images"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.lr < math.inf:
-            raise ConfigError(f"lr must be above 0 and finite, got {self.lr}")
-        for name in ("alpha_bn", "first_bn"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
-        if self.start not in get_args(Start):
-            raise ConfigError(f'start is "{self.start}"; expected one of {", ".join(get_args(Start))}')
+Weights = npt.NDArray[np.float64]
 
 
 class RecoveryMethod(Method):
-    """Images of one slot, one of each class, are a batch; a job's slots are independent groups of one forward."""
+    """A start, teachers, an objective, views, stages and a mask, all of `RecoveryConfig`, run by `invert`.
+
+    Images of one slot, one of each class, are a batch; a job's slots are independent groups of one forward. With
+    ``batch=class`` the images of a class are one, with ``batch=all`` all images of a job: then what a slot becomes
+    depends on the others, and on the IPC.
+    """
 
     Config = RecoveryConfig
     config: RecoveryConfig
@@ -104,7 +59,11 @@ class RecoveryMethod(Method):
 
     @property
     def needs(self) -> Needs:
-        return Needs(teachers="batchnorm", real_images=self.config.start == "real")
+        return Needs(
+            teachers="batchnorm",
+            real_images=STARTS[self.config.start].real,
+            precomputed="class statistics" if self.config.class_share > 0 else "none",
+        )
 
     @property
     def sizes(self) -> JobSizes:
@@ -116,13 +75,58 @@ class RecoveryMethod(Method):
 
     @property
     def contains_real_images(self) -> bool:
-        return self.config.start == "real"
+        return STARTS[self.config.start].real
+
+    @property
+    def asks_priors(self) -> bool:
+        return self.config.committee.asks_priors
+
+    def with_priors(self, priors: tuple[float, ...]) -> Method:
+        return type(self)(replace(self.config, committee=replace(self.config.committee, priors=priors)))
+
+    def alone(self) -> Method:
+        return type(self)(replace(self.config, committee=CommitteeConfig()))
+
+    @property
+    def label_weights(self) -> tuple[float, ...]:
+        given = self.config.committee
+        if given.voting == "equal" or not given.priors:
+            return ()
+        return tuple(round(float(share), 6) for share in softmax(given.priors, given.label_temperature))
+
+    def jobs(self, spec: DatasetSpec, ipc: int, set_index: int, seed: int) -> list[SynthesisJob]:
+        if self.config.batch == "slot":
+            return super().jobs(spec, ipc, set_index, seed)
+        at_once = max(1, min(self.sizes.classes, self.sizes.images // ipc))
+        return [
+            SynthesisJob(
+                spec=spec, set_index=set_index, seed=seed, slots=tuple(range(ipc)), classes=tuple(classes), ipc=ipc
+            )
+            for classes in chunks(range(spec.n_classes), at_once)
+        ]
+
+    def check(self, spec: DatasetSpec, ipc: int, teachers: Sequence[Teacher] | None = None) -> None:
+        super().check(spec, ipc, teachers)
+        check_start(self.config.start, spec, ipc, self.config.patches, teachers)
+
+    def check_number(self, teachers: int) -> None:
+        super().check_number(teachers)
+        self.config.committee.check(teachers, self.name)
+
+    def check_network(self, name: str, network: nn.Module, spec: DatasetSpec) -> None:
+        super().check_network(name, network, spec)
+        if self.config.mask.eps > 0 or STARTS[self.config.start].teachers == "maps":
+            activation_maps_of(name, network, InputShape(spec.channels, spec.height, spec.width))
+        check_sizes(name, network, spec, self._sizes(spec))
 
     def stages(self, spec: DatasetSpec) -> tuple[Stage, ...]:
-        """One: cross-entropy and the BatchNorm distance."""
-        objective = CrossEntropy() + self.config.alpha_bn * BatchNormDistance(self.config.first_bn)
-        views = self.config.views.over(self.published_views(spec))
-        return (Stage(steps=self.config.steps, views=views, objective=objective),)
+        """One, or as many as residual mixing has blocks: cross-entropy and the BatchNorm distance."""
+        return residual_stages(
+            self._sizes(spec),
+            steps=self.config.steps,
+            views=self.config.views.over(self.published_views(spec)),
+            objective=self._objective(),
+        )
 
     def synthesise(
         self,
@@ -136,60 +140,79 @@ class RecoveryMethod(Method):
         checkpoint: Checkpoint,
     ) -> Rows:
         self._check_teachers(teachers)
-        device = compute.torch_device
-        canvas = Pixels(self._start(job, train).to(device), job.spec)
-        networks = [TappedNetwork(_fed_by(job.spec, teacher)).to(device) for teacher in teachers]
-        problem = Problem(
-            name=self.name,
-            seed=job.seed,
-            groups=[(job.set_index, slot, job.classes[0]) for slot in job.slots],
-            targets=job.classes,
-        )
+        device, config, laid = compute.torch_device, self.config, Layout.of(job, self.config.batch)
+        started = laid.arrange(self._start(job, train, teachers, compute, report)).to(device)
+        canvas = Pixels(started, job.spec)
+        stages = self.stages(job.spec)
+        problem = Problem(name=self.name, seed=job.seed, groups=laid.groups, targets=laid.targets)
+        networks = [fed_by(job.spec, teacher).to(device) for teacher in teachers]
+        weights = self._weights(len(teachers), job, laid)
+        tap = partial(self._tapped, precomputed)
+        hooks: list[Hooks] = []
+        if config.residual.blocks > 1:
+            hooks.append(Residual(started, self._sizes(job.spec), config.residual.alpha))
+        if config.perturb.radius > 0:
+            turns = config.committee.turns
+            hooks.append(Perturbed(networks, weights, tap, stages, problem, config.perturb, turns=turns))
+        if config.mask.eps > 0:
+            mask = NonCriticalMask(
+                job.spec, teachers, laid.targets, eps=config.mask.eps, every=config.mask.every, compute=compute
+            )
+            hooks.append(mask)
+            checkpoint = mask.kept_in(checkpoint)
         invert(
             canvas,
-            self.stages(job.spec),
-            together(networks),
+            stages,
+            committee(tap(networks), weights, turns=config.committee.turns),
             problem,
             compute=compute,
-            adam=AdamConfig(lr=self.config.lr),
+            adam=AdamConfig(lr=config.lr),
+            hooks=Chain(hooks),
+            moving=MovingStatistics(config.moving, len(laid.groups)) if config.moving else None,
             report=report,
             checkpoint=checkpoint,
         )
-        return Rows.of(job, canvas.rows())
+        return Rows.of(job, laid.restore(canvas.rows()))
 
-    def _start(self, job: SynthesisJob, train: Split | None) -> Tensor:
-        keys = {"seed": job.seed, "set_index": job.set_index}
-        if self.config.start == "noise":
-            return noise_start(job.spec, job.slots, job.classes, **keys)
-        if train is None:
-            raise MethodError(f"{self.name} with start=real needs the training images; use start=noise without them")
-        picks = pick_random(train.labels, job.classes, job.slots, **keys)
-        return real_start(train.images[picks.ravel()].reshape(*picks.shape, *job.spec.image_shape), job.spec)
+    def _tapped(self, precomputed: Precomputed, networks: Sequence[nn.Module]) -> list[TappedNetwork]:
+        """With the statistics of classes, where they are matched; ``networks`` may be several for each teacher."""
+        if self.config.class_share == 0:
+            return [TappedNetwork(network) for network in networks]
+        assert isinstance(precomputed, tuple)
+        known = [one.targets(self.config.class_variance) for one in precomputed]
+        each = len(networks) // len(known)
+        return [TappedNetwork(network, known[place // each]) for place, network in enumerate(networks)]
+
+    def _objective(self) -> Objective:
+        config = self.config
+        plain = BatchNormDistance(config.first_bn, config.variance)
+        of_classes = ClassStatisticsDistance(config.first_bn, config.variance)
+        share = config.class_share
+        if share == 0:
+            return CrossEntropy() + config.alpha_bn * plain
+        if share == 1:
+            return CrossEntropy() + config.alpha_bn * of_classes
+        return CrossEntropy() + config.alpha_bn * ((1 - share) * plain + share * of_classes)
+
+    def _sizes(self, spec: DatasetSpec) -> tuple[tuple[int, int], ...]:
+        return residual_sizes((spec.height, spec.width), self.config.residual.blocks, self.config.residual.low)
+
+    def _weights(self, n_teachers: int, job: SynthesisJob, laid: Layout) -> Weights:
+        """Of each teacher in each group: (teachers, groups)."""
+        slots = job.slots if laid.by_slot else (0,) * len(laid.groups)
+        return teacher_weights(self.config.committee, n_teachers, slots, seed=job.seed, set_index=job.set_index)
+
+    def _start(
+        self, job: SynthesisJob, train: Split | None, teachers: Sequence[Teacher], compute: Compute, report: Report
+    ) -> Tensor:
+        if train is None and STARTS[self.config.start].real:
+            raise MethodError(
+                f"{self.name} with start={self.config.start} needs the training images; use start=noise without them"
+            )
+        wanted = StartJob(spec=job.spec, set_index=job.set_index, seed=job.seed, slots=job.slots, classes=job.classes)
+        return begin(self.config.start, wanted, train, teachers, self.config.patches, compute=compute, report=report)
 
 
 def published_roll(spec: DatasetSpec) -> int:
     """Greatest shift in pixels: 4 up to 64 px, 32 above (224 px)."""
     return 4 if max(spec.height, spec.width) <= 64 else 32
-
-
-class _Renormalise(nn.Module):
-    """Images normalised by one mean and standard deviation -> normalised by another."""
-
-    def __init__(self, given: DatasetSpec, wanted: DatasetSpec) -> None:
-        super().__init__()
-        old, new = (
-            (torch.tensor(spec.mean).view(-1, 1, 1), torch.tensor(spec.std).view(-1, 1, 1)) for spec in (given, wanted)
-        )
-        self.register_buffer("factor", old[1] / new[1])
-        self.register_buffer("offset", (old[0] - new[0]) / new[1])
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.addcmul(self.get_buffer("offset"), images, self.get_buffer("factor"))
-
-
-def _fed_by(spec: DatasetSpec, teacher: Teacher) -> nn.Module:
-    """The teacher's network for images normalised by ``spec``; imported teachers may have their own normalisation."""
-    own = teacher.info.spec
-    if (own.mean, own.std) == (spec.mean, spec.std):
-        return teacher.network
-    return nn.Sequential(_Renormalise(spec, own), teacher.network)

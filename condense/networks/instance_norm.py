@@ -36,8 +36,9 @@ class InstanceNorm(nn.GroupNorm):
 
 
 def _by_image(maps: Tensor) -> bool:
-    vectorised = torch._C._functorch.maybe_current_level() is not None
-    return maps.device.type == "cpu" and maps.is_contiguous(memory_format=torch.channels_last) and not vectorised
+    if maps.device.type != "cpu" or torch._C._functorch.maybe_current_level() is not None:
+        return False
+    return maps.is_contiguous(memory_format=torch.channels_last)
 
 
 class _ImageByImage(torch.autograd.Function):

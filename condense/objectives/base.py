@@ -24,7 +24,7 @@ class Seen:
     """One step, through one teacher.
 
     ``images``: the views shown, normalised, (G, B, C, H, W). ``logits``: float32 or wider, (G, B, K). ``statistics``:
-    of the G groups. ``targets``: class of each image of a group, int64 (B,).
+    of the G groups. ``targets``: class of each image, int64 (G, B).
     """
 
     images: Tensor

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from condense.objectives.base import Objective, Seen
+from condense.teachers.taps import Statistics
 
-__all__ = ["BatchNormDistance", "CrossEntropy"]
+__all__ = ["BatchNormDistance", "ClassStatisticsDistance", "CrossEntropy"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class CrossEntropy(Objective):
 
     def __call__(self, seen: Seen) -> Tensor:
         groups, images, classes = seen.logits.shape
-        targets = seen.targets.repeat(groups)
-        return F.cross_entropy(seen.logits.reshape(-1, classes), targets, reduction="none").view(groups, images).mean(1)
+        losses = F.cross_entropy(seen.logits.reshape(-1, classes), seen.targets.flatten(), reduction="none")
+        return losses.view(groups, images).mean(1)
 
     def __str__(self) -> str:
         return "cross-entropy"
@@ -30,22 +31,61 @@ class CrossEntropy(Objective):
 class BatchNormDistance(Objective):
     """Distance of the batch's statistics from the running ones (SRe2L, arXiv 2306.13092, eq. 6 and 7).
 
-    Sum over layers of ``||var_l - var||_2 + ||mean_l - mean||_2``: norms over channels, not squared, not averaged. The
-    first registered layer counts ``first`` times.
+    Sum over layers of ``variance * ||var_l - var||_2 + ||mean_l - mean||_2``: norms over channels, not squared, not
+    averaged. The first registered layer counts ``first`` times. ``variance`` other than 1 is DWA's (arXiv 2409.17612).
     """
 
     first: float = 10.0
+    variance: float = 1.0
 
     def __call__(self, seen: Seen) -> Tensor:
-        statistics, targets = seen.statistics, seen.statistics.targets
-        differences = torch.stack((statistics.mean - targets.mean, statistics.var - targets.var))
-        norms = root(differences.square() @ targets.membership).sum(0)
-        if targets.layers[0] == 0:
-            return norms.sum(1) + (self.first - 1) * norms[:, 0]
-        return norms.sum(1)
+        targets = seen.statistics.targets
+        return distance(seen.statistics, targets.mean, targets.var, self.first, self.variance)
 
     def __str__(self) -> str:
-        return f"batch-norm distance (first layer x{self.first:g})"
+        return f"batch-norm distance ({weights(self.first, self.variance)})"
+
+
+@dataclass(frozen=True)
+class ClassStatisticsDistance(Objective):
+    """The same distance, from the mean over a group's images of the statistics of their classes.
+
+    Those are `Targets.classes`: the network must have been tapped with them. Of a group of many classes that is the
+    category-aware matching of EDC (arXiv 2404.13733; its mixture is ``0.5 * BatchNormDistance() + 0.5 *
+    ClassStatisticsDistance()``); of a group of one class, whose own statistics are then the target, the class-wise
+    matching of LPLD ("Are Large-scale Soft Labels Necessary for Large-scale Dataset Distillation?", NeurIPS 2024).
+
+    The mean of the classes' variances lacks how far their means are apart, as in EDC.
+    """
+
+    first: float = 10.0
+    variance: float = 1.0
+
+    def __call__(self, seen: Seen) -> Tensor:
+        classes = seen.statistics.targets.classes
+        if classes is None:
+            raise ValueError("the network was tapped without class statistics")
+        numbers = torch.arange(len(classes.mean), device=seen.targets.device)
+        shares = (seen.targets.unsqueeze(-1) == numbers).to(classes.mean.dtype).mean(-2)
+        return distance(seen.statistics, shares @ classes.mean, shares @ classes.var, self.first, self.variance)
+
+    def __str__(self) -> str:
+        return f"class-statistics distance ({weights(self.first, self.variance)})"
+
+
+def distance(statistics: Statistics, mean: Tensor, var: Tensor, first: float, variance: float) -> Tensor:
+    """Weighted norms of the differences from ``mean`` and ``var``, (D,) or (G, D), summed over layers: (G,)."""
+    differences = torch.stack((statistics.mean - mean, statistics.var - var))
+    of_means, of_variances = root(differences.square() @ statistics.targets.membership)
+    norms: Tensor = of_means + variance * of_variances
+    if statistics.targets.layers[0] == 0:
+        return norms.sum(1) + (first - 1) * norms[:, 0]
+    return norms.sum(1)
+
+
+def weights(first: float, variance: float) -> str:
+    """In words."""
+    return f"first layer x{first:g}" + ("" if variance == 1 else f", variances x{variance:g}")
 
 
 def root(squares: Tensor) -> Tensor:

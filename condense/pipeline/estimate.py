@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from condense.config import from_mapping
-from condense.data import Data, holdout
+from condense.data import Data, DatasetSpec, holdout
 from condense.engine.events import read_events
 from condense.engine.job import Job, in_order
 from condense.engine.perform import Settings
@@ -29,10 +29,13 @@ from condense.methods.base import Canvas, Rows
 from condense.pipeline.context import Context
 from condense.pipeline.execution import Execution
 from condense.pipeline.plans import name_of, set_jobs
+from condense.pipeline.priors import with_known_priors
 from condense.pipeline.request import Request
 from condense.pipeline.teachers import build_for, teacher_jobs
 from condense.pipeline.workers import write_rows
+from condense.shards.decode import CANVASES
 from condense.teachers import Dynamics, TeacherInfo, save_teacher
+from condense.teachers.class_statistics import class_statistics
 from condense.teachers.features import write_features
 from condense.teachers.recipe import TeacherRecipe, length_of
 from condense.teachers.teacher import weights_sha256
@@ -79,7 +82,9 @@ def estimate(request: Request, context: Context, *, teachers: Sequence[Path] = (
     data = context.data(request.data)
     request.method.check(data.spec, request.ipc)
     makers = teacher_jobs(request, data, context, teachers)
-    jobs = set_jobs(request, data.spec, context, makers, name=name_of(request, data.spec))
+    name = name_of(request, data.spec)
+    request = with_known_priors(request, context, makers, name=name)
+    jobs = set_jobs(request, data.spec, context, makers, name=name)
     todo = {job.id for job in missing([*makers, *jobs], context.store)}
     kinds: dict[str, KindEstimate] = {}
     for job in in_order(jobs):
@@ -87,8 +92,8 @@ def estimate(request: Request, context: Context, *, teachers: Sequence[Path] = (
         one.jobs += 1
         one.done += job.id not in todo
         one.steps += steps_of(job, request, data) if job.id in todo else 0
-    images = request.ipc * data.spec.n_classes * request.sets
-    pixels = images * int(np.prod(data.spec.image_shape))
+    images = items_per_class(request, data.spec) * data.spec.n_classes * request.sets
+    pixels = request.ipc * data.spec.n_classes * request.sets * int(np.prod(data.spec.image_shape))
     labels = 2 * images * data.spec.n_classes * request.labels.epochs
     made = Estimate(list(kinds.values()), images, 3 * pixels + 2 * labels if todo else 0, pixels + labels)
     if probe and todo:
@@ -112,6 +117,12 @@ def explain(error: MemoryShortError, jobs: Sequence[Job], request: Request, cont
         f"{job.title}: a batch of {classes} classes does not fit into memory, the largest that was seen to fit has "
         f"{fits}; say --set {setting}={fits}, or give more --memory"
     )
+
+
+def items_per_class(request: Request, spec: DatasetSpec) -> int:
+    """Images of a class that train, of one set."""
+    canvas = request.method.canvas
+    return request.method.slots(spec, request.ipc) * CANVASES[canvas.name].items_per_row(canvas.settings)
 
 
 def steps_of(job: Job, request: Request, data: Data) -> int:
@@ -186,6 +197,7 @@ class _Prober:
             "teacher": self._training,
             "dynamics": self._training,
             "features": self._features,
+            "class-statistics": self._features,
             "rows": self._rows,
             "labels": self._labels,
         }
@@ -205,7 +217,7 @@ class _Prober:
 
     def _rows(self, jobs: list[Job]) -> tuple[float | None, int | None]:
         """With one slot and with two: time and memory grow by so much with each. Of a coreset a whole job."""
-        if self.request.method.needs.precomputed != "none":
+        if self.request.method.needs.precomputed in ("features", "dynamics"):
             one, peak = self._run(self._with_slots(jobs[0], jobs[0].groups))
             return None if one is None else one * len(jobs), peak
         one, one_peak = self._run(self._with_slots(jobs[0], 1))
@@ -226,7 +238,8 @@ class _Prober:
     def _labels(self, jobs: list[Job]) -> tuple[float | None, int | None]:
         """On no more than so many images; time grows with their number."""
         classes = self.data.spec.n_classes
-        ipc = min(self.request.ipc, max(1, PROBE_IMAGES // classes))
+        of_class = items_per_class(self.request, self.data.spec)
+        ipc = min(of_class, max(1, PROBE_IMAGES // classes))
         images, *teachers = jobs[0].inputs
         for teacher in teachers:
             self._have(teacher)
@@ -237,7 +250,7 @@ class _Prober:
         self.scratch.store.make(rows, lambda folder: write_rows(folder, block, Canvas("pixels")))
         few = replace(images, config={"ipc": ipc}, inputs=(rows,))
         seconds, peak = self._run(replace(jobs[0], inputs=(few, *teachers)))
-        return None if seconds is None else seconds * len(jobs) * self.request.ipc / ipc, peak
+        return None if seconds is None else seconds * len(jobs) * of_class / ipc, peak
 
     def _have(self, job: Job) -> None:
         """Put an input of this id into the scratch store: the real one if it is there, else one that knows nothing."""
@@ -251,6 +264,9 @@ class _Prober:
         elif job.kind == "features":
             self._have(job.inputs[0])
             store.make(job, lambda folder: self._write_random_features(folder, job))
+        elif job.kind == "class-statistics":
+            self._have(job.inputs[0])
+            store.make(job, lambda folder: self._write_poor_statistics(folder, job))
         else:
             run(lambda: [job], self.scratch)
 
@@ -269,6 +285,12 @@ class _Prober:
             width = np.load(folder / f"{name}.npy").shape[1]
             random = np.random.default_rng(0).standard_normal((len(self.data.train), width), np.float32)
             np.save(folder / f"{name}.npy", random.astype(np.float16))
+
+    def _write_poor_statistics(self, folder: Path, job: Job) -> None:
+        """As wide as the teacher's, and of hardly any images."""
+        few, labels = np.zeros((2, *self.data.spec.image_shape), np.uint8), np.zeros(2, np.int64)
+        [teacher] = self.scratch.teachers([self.scratch.store.path(job.inputs[0].id)])
+        class_statistics(teacher, few, labels, compute=self.context.compute).write(folder)
 
     def _write_untrained(self, folder: Path, job: Job) -> None:
         network = build_for(self.data.spec, self.request.teacher.network)

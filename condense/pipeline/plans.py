@@ -95,9 +95,10 @@ def set_job(
     blocks = tuple(
         job
         for block in method.jobs(spec, request.ipc, index, request.seed)
-        for job in rows_jobs(method, block, context, inputs, common)
+        for job in rows_jobs(method, block, context, inputs, common, without=request.without)
     )
-    images = Job("images", {"ipc": request.ipc}, inputs=blocks, title=f"images of set {index}", **common)
+    kept = method.slots(spec, request.ipc)
+    images = Job("images", {"ipc": kept}, inputs=blocks, title=f"images of set {index}", **common)
     labels = labels_job(request.labels, images, labellers, context, common, title=f"labels of set {index}")
     info = {
         "name": name,
@@ -124,10 +125,15 @@ def precomputed_jobs(
     common: Mapping[str, Any],
     index: int,
 ) -> tuple[Job, ...]:
-    """What the method needs to know of all training images: one job, or none."""
+    """What the method needs to know of all training images: one job, or none; class statistics by each teacher."""
     method, compute = request.method, context.compute.identity()
     if method.needs.precomputed == "none":
         return ()
+    if method.needs.precomputed == "class statistics":
+        return tuple(
+            Job("class-statistics", {"compute": compute}, inputs=(one,), title=f"class statistics, {one}", **common)
+            for one in teachers
+        )
     recipe = method.network_recipe(request.teacher, spec, request.ipc, index, request.seed)
     if method.needs.precomputed == "dynamics":
         recipe = recipe or request.teacher
@@ -141,10 +147,19 @@ def precomputed_jobs(
 
 
 def rows_jobs(
-    method: Method, block: SynthesisJob, context: Context, inputs: tuple[Job, ...], common: Mapping[str, Any]
+    method: Method,
+    block: SynthesisJob,
+    context: Context,
+    inputs: tuple[Job, ...],
+    common: Mapping[str, Any],
+    *,
+    without: Mapping[str, float] | None = None,
 ) -> Iterator[Job]:
     """The job of a block; or, where memory did not suffice for it, those of its halves."""
-    slots, whole = block.slots, {} if block.ipc is None else {"ipc": block.ipc}
+    slots = block.slots
+    whole: dict[str, Any] = {} if block.ipc is None else {"ipc": block.ipc}
+    if without:
+        whole = {**whole, "without": dict(without)}
     job = Job(
         "rows",
         {
@@ -168,7 +183,7 @@ def rows_jobs(
         return
     middle = (len(slots) + 1) // 2
     for half in (slots[:middle], slots[middle:]):
-        yield from rows_jobs(method, replace(block, slots=half), context, inputs, common)
+        yield from rows_jobs(method, replace(block, slots=half), context, inputs, common, without=without)
 
 
 def labels_job(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from condense.config import from_mapping, merge
+from condense.config import from_mapping, merge, to_mapping
 from condense.data import DATASETS
 from condense.errors import ConfigError, suggest
 from condense.labels.relabel import LabelConfig
@@ -20,7 +20,7 @@ from condense.teachers.recipe import TeacherRecipe
 __all__ = ["Request", "request_of", "resolve"]
 
 IMAGES = ("root", "size", "channels", "normalisation")
-SECTIONS = ("data", "method", "ipc", "sets", "seed", "teacher", "labels", *IMAGES)
+SECTIONS = ("data", "method", "ipc", "sets", "seed", "teacher", "teachers", "labels", *IMAGES)
 """Keys of a recipe that are not settings of its method; `IMAGES` may stand beside ``data`` or inside it."""
 
 
@@ -34,7 +34,11 @@ class Request:
     sets: int = 1
     seed: int = 0
     teacher: TeacherRecipe
+    teachers: tuple[str, ...] = ()
+    """Networks of the teachers to be trained, each as ``teacher`` says; none for the one it names."""
     labels: LabelConfig
+    without: Mapping[str, float] | None = None
+    """Training images that no image may be made of: ``fraction`` and ``seed`` of :func:`condense.data.holdout`."""
     min_accuracy: float | None = None
     """What a teacher must reach; None for the usual bound, see :func:`condense.teachers.check_teacher`."""
 
@@ -47,6 +51,8 @@ class Request:
                 f"sets is {self.sets}, but {self.method.name} without vary chooses the same images for each; "
                 "ask for one set, or leave vary at true"
             )
+        if len(set(self.teachers)) < len(self.teachers):
+            raise ConfigError(f"teachers names {', '.join(self.teachers)}; expected different networks")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
 
@@ -67,17 +73,36 @@ def resolve(values: Mapping[str, Any], *, quick: bool = False) -> Request:
     if unknown:
         known = [*SECTIONS, *(entry.name for entry in fields(method.Config))]
         raise ConfigError(f'method {method.name} has no setting "{unknown[0]}"; {suggest(unknown[0], known)}')
+    given = merge(to_mapping(method.Config()), merge(method.quick if quick else {}, given))
+    made = method(from_mapping(method.Config, given))
     data = {"name": values["data"]} if isinstance(values["data"], str) else values["data"]
     plain = {
         "data": {**{key: values[key] for key in IMAGES if key in values}, **data},
         **{key: values[key] for key in ("ipc", "sets", "seed") if key in values},
         "teacher": merge(QUICK_TEACHER if quick else {}, values.get("teacher", {})),
-        "labels": merge(QUICK_LABELS if quick else {}, values.get("labels", {})),
+        "labels": merge(merge(to_mapping(usual_labels(made)), QUICK_LABELS if quick else {}), values.get("labels", {})),
+        "teachers": networks_of(method, values, quick),
     }
-    settings = from_mapping(method.Config, merge(method.quick if quick else {}, given))
-    return from_mapping(_Plain, plain).with_method(method(settings), 0.0 if quick else None)
+    return from_mapping(_Plain, plain).with_method(made, 0.0 if quick else None)
 
 
+def usual_labels(method: Method) -> LabelConfig:
+    """How a method's sets are labelled if nobody says otherwise."""
+    return from_mapping(LabelConfig, merge(to_mapping(LabelConfig()), method.published_labels), "labels")
+
+
+def networks_of(method: type[Method], values: Mapping[str, Any], quick: bool) -> tuple[str, ...]:
+    """The networks of the committee: those of the recipe, else the method's, in a hurry the smallest."""
+    if "teachers" in values:
+        given = values["teachers"]
+        names = (given,) if isinstance(given, str) else given
+        if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"teachers is {given!r}; expected a list of networks, such as [resnet20, convnet3-bn]")
+        return tuple(names)
+    return QUICK_NETWORKS if quick and method.networks else method.networks
+
+
+QUICK_NETWORKS = ("resnet8", "convnet3-w32-bn")
 QUICK_TEACHER: dict[str, Any] = {"network": "resnet8", "epochs": 2}
 QUICK_LABELS: dict[str, Any] = {"epochs": 5}
 
@@ -91,6 +116,7 @@ class _Plain:
     sets: int = 1
     seed: int = 0
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+    teachers: tuple[str, ...] = ()
     labels: LabelConfig = field(default_factory=LabelConfig)
 
     def with_method(self, method: Method, min_accuracy: float | None) -> Request:

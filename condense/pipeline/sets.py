@@ -15,6 +15,7 @@ from condense.labels.relabel import LabelConfig
 from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.estimate import explain
 from condense.pipeline.plans import name_of, relabelled_job, run_all, set_jobs
+from condense.pipeline.priors import with_priors
 from condense.pipeline.publish import publish, refuse_other_files, refuse_other_set
 from condense.pipeline.request import Request, request_of
 from condense.pipeline.teachers import check_made, given_teachers, stored_teachers, teacher_jobs
@@ -41,6 +42,9 @@ def distill(
     for folder in folders:
         refuse_other_files(folder)
     makers = teacher_jobs(request, data, context, teachers)
+    if request.method.asks_priors:
+        check_made(makers, data.spec, request, context)
+        request = with_priors(request, context, makers, name=name)
 
     def plan() -> list[Job]:
         return set_jobs(request, data.spec, context, makers, name=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -11,7 +12,7 @@ from condense.data import Data, DatasetSpec
 from condense.engine.job import Job
 from condense.errors import TeacherError
 from condense.files import disk_errors
-from condense.networks import batchnorm_layers, build
+from condense.networks import build
 from condense.networks.base import InputShape
 from condense.networks.last_layer import last_layer
 from condense.pipeline.context import Context, DataRequest
@@ -64,19 +65,23 @@ def import_teacher(
 def teacher_jobs(request: Request, data: Data, context: Context, folders: Sequence[Path]) -> tuple[Job, ...]:
     """The teachers of a distillation: those in ``folders``, checked, or one to be trained."""
     check_own_network(request, data.spec)
+    request.method.check_number(len(folders) or len(request.teachers) or 1)
     if folders:
         for folder in folders:
             check_fits(folder, data.spec, request)
         return given_teachers(data.spec, folders)
-    network = build_for(data.spec, request.teacher.network)
-    if request.method.needs.teachers == "batchnorm" and not batchnorm_layers(network):
-        raise TeacherError(
-            f"method {request.method.name} matches BatchNorm statistics, but network {request.teacher.network} has "
-            "none; choose one with batch norm, for example resnet20 or convnet3-bn"
-        )
+    recipes = [replace(request.teacher, network=name) for name in request.teachers] or [request.teacher]
+    for recipe in recipes:
+        check_network(recipe.network, data.spec, request)
+    return tuple(teacher_job(request.data, data, recipe, context) for recipe in recipes)
+
+
+def check_network(name: str, spec: DatasetSpec, request: Request) -> None:
+    """Raises a child of :class:`CondenseError` for a network that cannot be a teacher of this distillation."""
+    network = build_for(spec, name)
+    request.method.check_network(name, network, spec)
     if request.method.needs.precomputed == "features":
-        last_layer(request.teacher.network, network, shape_of(data.spec))
-    return (teacher_job(request.data, data, request.teacher, context),)
+        last_layer(name, network, shape_of(spec))
 
 
 def check_own_network(request: Request, spec: DatasetSpec) -> None:
@@ -118,6 +123,8 @@ def check_fits(folder: Path, spec: DatasetSpec, request: Request | None = None) 
         needs_batchnorm=request is not None and request.method.needs.teachers == "batchnorm",
         network=teacher.network,
     )
+    if request:
+        request.method.check_network(teacher.info.network, teacher.network, spec)
     if request and request.method.needs.precomputed == "features":
         last_layer(teacher.info.network, teacher.network, shape_of(spec))
 

@@ -28,12 +28,13 @@ from condense.evaluation.student import StudentRecipe, train_on_real, train_stud
 from condense.files import canonical_json
 from condense.labels import LabelConfig, make_logits, store_labels
 from condense.methods import METHODS
-from condense.methods.base import Canvas, Precomputed, Rows, SynthesisJob
+from condense.methods.base import Canvas, Method, Precomputed, Rows, SynthesisJob
 from condense.pipeline.context import Context
 from condense.pipeline.results import keep_failure, keep_result
 from condense.shards import SetInfo, image_name, join_rows, read_image_files, shard_slices, take_rows, write_images
 from condense.shards import write_set as finish_set
-from condense.teachers import Dynamics, Features, save_teacher
+from condense.teachers import ClassStatistics, Dynamics, Features, save_teacher
+from condense.teachers.class_statistics import class_statistics as measure_classes
 from condense.teachers.dynamics import log_dynamics
 from condense.teachers.features import write_features
 from condense.teachers.recipe import TeacherRecipe, train_teacher
@@ -89,7 +90,31 @@ def dynamics(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) ->
     ).write(desk.folder)
 
 
+def class_statistics(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
+    """Measure what a teacher's BatchNorm layers are given of each class."""
+    [one] = context.teachers(inputs)
+    train = context.data_of(job).train
+    measure_classes(
+        one,
+        train.images,
+        train.labels,
+        compute=context.compute,
+        report=desk.report,
+        checkpoint=desk.checkpoint,
+    ).write(desk.folder)
+
+
 PRECOMPUTED: dict[str, Callable[[Path], Precomputed]] = {"features": Features.read, "dynamics": Dynamics.read}
+
+
+def known(method: Method, inputs: Sequence[Path]) -> tuple[Sequence[Path], Precomputed]:
+    """The folders of the teachers among a block's inputs, and what is precomputed."""
+    if method.needs.precomputed == "none":
+        return inputs, None
+    if method.needs.precomputed == "class statistics":
+        teachers = len(inputs) // 2
+        return inputs[:teachers], tuple(ClassStatistics.read(folder) for folder in inputs[teachers:])
+    return inputs[:-1], PRECOMPUTED[method.needs.precomputed](inputs[-1])
 
 
 def rows(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
@@ -105,17 +130,26 @@ def rows(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> Non
         classes=tuple(job.config["classes"]),
         ipc=job.config.get("ipc"),
     )
-    read = PRECOMPUTED.get(method.needs.precomputed)
+    teachers, precomputed = known(method, inputs)
+    train = data.train if "without" not in job.config else kept(data.train, job.config["without"])
     made = method.synthesise(
         block,
-        teachers=context.teachers(inputs[:-1] if read else inputs),
-        train=data.train,
-        precomputed=read(inputs[-1]) if read else None,
+        teachers=context.teachers(teachers),
+        train=train,
+        precomputed=precomputed,
         compute=context.compute,
         report=desk.report,
         checkpoint=desk.checkpoint,
     )
     write_rows(desk.folder, made, method.canvas)
+
+
+def kept(train: Split, without: Mapping[str, Any]) -> Split:
+    """The training images, those that are held out with a label that no class has: nobody chooses them."""
+    _, held = holdout(train.labels, without["fraction"], without["seed"])
+    labels = train.labels.copy()
+    labels[held] = -1
+    return Split(train.images, labels)
 
 
 def write_rows(folder: Path, rows: Rows, canvas: Canvas) -> None:
@@ -172,7 +206,9 @@ def labels(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> N
         report=desk.report,
         checkpoint=desk.checkpoint,
     )
-    names = [{"network": one.info.network, "sha256": one.sha256} for one in teachers]
+    names: list[dict[str, Any]] = [{"network": one.info.network, "sha256": one.sha256} for one in teachers]
+    if config.weights:
+        names = [{**name, "weight": weight} for name, weight in zip(names, config.weights, strict=True)]
     store_labels(desk.folder, logits, config, spec, images=files, teachers=names)
 
 
@@ -287,6 +323,7 @@ WORKERS: dict[str, Worker] = {
     "supplied-images": supplied_images,
     "features": features,
     "dynamics": dynamics,
+    "class-statistics": class_statistics,
     "rows": rows,
     "images": images,
     "labels": labels,

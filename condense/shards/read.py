@@ -104,7 +104,7 @@ class LabelFile:
     pool: int
     draw: str
     first_record: int
-    teachers: Sequence[Mapping[str, str]]
+    teachers: Sequence[Mapping[str, Any]]
     teacher_bn: str
     codec: str
     settings: Settings

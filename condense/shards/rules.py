@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,17 +120,21 @@ def json_object(attributes: Mapping[str, Any], name: str, path: Path) -> dict[st
 
 
 def check_teachers(teachers: Any, where: str) -> None:
-    """A list of objects with exactly the texts ``network`` and ``sha256``."""
+    """A list of objects with the texts ``network`` and ``sha256`` and, in all or in none, a ``weight`` above 0."""
     if not isinstance(teachers, list):
         raise BadStructure(f"{where} is no JSON list")
     for teacher in teachers:
-        right = isinstance(teacher, dict) and set(teacher) == {"network", "sha256"}
+        right = isinstance(teacher, dict) and set(teacher) in ({"network", "sha256"}, {"network", "sha256", "weight"})
         if (
             not right
-            or not all(isinstance(text, str) for text in teacher.values())
+            or not all(isinstance(teacher[name], str) for name in ("network", "sha256"))
             or not SHA256.fullmatch(teacher["sha256"])
         ):
             raise BadStructure(f"{where} holds {teacher}; expected a network and a SHA-256 in lowercase hex")
+        if "weight" in teacher and not (type(teacher["weight"]) is float and 0 < teacher["weight"] < math.inf):
+            raise BadStructure(f"{where} has weight {teacher['weight']!r:.60}; expected a decimal number above 0")
+    if len({"weight" in teacher for teacher in teachers}) > 1:
+        raise BadStructure(f"{where} gives a weight to some and not to others; expected one for all or for none")
 
 
 def check_columns(columns: Columns, rules: Mapping[str, Column], path: Path) -> None:

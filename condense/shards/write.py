@@ -107,7 +107,7 @@ def write_labels(
     pool: int | None = None,
     draw: str = "all",
     first_record: int = 0,
-    teachers: Sequence[Mapping[str, str]],
+    teachers: Sequence[Mapping[str, Any]],
     teacher_bn: str,
     codec: str = "full",
     settings: Settings | None = None,

@@ -1,5 +1,6 @@
 """Teachers: trained here or imported, stored with all that says what they are for, checked before use."""
 
+from condense.teachers.class_statistics import ClassStatistics
 from condense.teachers.dynamics import Dynamics
 from condense.teachers.features import Features
 from condense.teachers.importing import import_teacher
@@ -7,6 +8,7 @@ from condense.teachers.recipe import TeacherRecipe, train_teacher
 from condense.teachers.teacher import Teacher, TeacherInfo, check_teacher, load_teacher, save_teacher
 
 __all__ = [
+    "ClassStatistics",
     "Dynamics",
     "Features",
     "Teacher",

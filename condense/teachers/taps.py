@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -25,7 +25,15 @@ from torch.nn import functional as F
 
 from condense.errors import TeacherError
 
-__all__ = ["Statistics", "TappedNetwork", "Targets"]
+__all__ = ["ClassTargets", "Statistics", "TappedNetwork", "Targets"]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTargets:
+    """Statistics of each of K classes, joined like those of `Targets`: ``mean`` and ``var``, (K, D)."""
+
+    mean: Tensor
+    var: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +42,8 @@ class Targets:
 
     ``mean`` and ``var``: (D,), D the sum of ``sizes``. ``membership``: (D, L), 1 where a channel belongs to a layer,
     so that ``x @ membership`` sums over the channels of each. ``layers``: the layers' places among all registered
-    ones, which differ from 0 ... L-1 where a network has layers that it does not run.
+    ones, which differ from 0 ... L-1 where a network has layers that it does not run. ``classes``: the same class by
+    class, where they are known.
     """
 
     mean: Tensor
@@ -42,6 +51,7 @@ class Targets:
     membership: Tensor
     sizes: tuple[int, ...]
     layers: tuple[int, ...]
+    classes: ClassTargets | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +71,17 @@ class Statistics:
 class TappedNetwork(nn.Module):
     """A frozen eval-mode copy of ``network`` whose forward also gives its BatchNorm2d layers' batch statistics.
 
-    Raises `TeacherError` when no BatchNorm2d with running statistics is there.
+    ``classes``: statistics class by class, to be handed on in `Targets`. Raises `TeacherError` when no BatchNorm2d with
+    running statistics is there, and at the first forward when ``classes`` are of another network.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    class_mean: Tensor | None
+    class_var: Tensor | None
+
+    def __init__(self, network: nn.Module, classes: ClassTargets | None = None) -> None:
         super().__init__()
+        self.register_buffer("class_mean", classes.mean if classes else None)
+        self.register_buffer("class_var", classes.var if classes else None)
         self.network = copy.deepcopy(network).requires_grad_(False)
         norms = [(name, module) for name, module in self.network.named_modules() if _tappable(module)]
         if not norms:
@@ -90,8 +106,19 @@ class TappedNetwork(nn.Module):
         layers = tuple(place for place, tap in enumerate(self.taps) if tap.moments is not None)
         mean, var = torch.cat([self.taps[place].take() for place in layers], 2)
         if self._targets is None or self._targets.layers != layers:
-            self._targets = _join(self.taps, layers)
+            self._targets = self._with_classes(_join(self.taps, layers))
         return logits, Statistics(mean, var, self._targets)
+
+    def _with_classes(self, targets: Targets) -> Targets:
+        if self.class_mean is None or self.class_var is None:
+            return targets
+        mean, var = (each.to(targets.mean) for each in (self.class_mean, self.class_var))
+        if mean.shape[1] != len(targets.mean):
+            raise TeacherError(
+                f"the class statistics have {mean.shape[1]} channels, but {type(self.network).__name__} normalises "
+                f"{len(targets.mean)}; measure them with this teacher"
+            )
+        return replace(targets, classes=ClassTargets(mean, var))
 
 
 def _tappable(module: nn.Module) -> bool:
