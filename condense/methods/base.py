@@ -125,7 +125,8 @@ class Method(ABC):
     change; ``Config``, a frozen dataclass whose defaults are complete, each field with a line of ``help`` in its
     metadata; ``quick``, the settings of a run of seconds; ``networks``, the teachers that are trained if none are
     given, where one is not enough; ``batch_setting``, the one that bounds how many classes are computed together,
-    which is what memory grows with.
+    which is what memory grows with; ``divisible``: whether a job with half of the slots takes less memory, so that one
+    that does not fit may be done in halves.
     """
 
     name: ClassVar[str]
@@ -136,6 +137,7 @@ class Method(ABC):
     quick: ClassVar[Mapping[str, Any]] = {}
     networks: ClassVar[tuple[str, ...]] = ()
     batch_setting: ClassVar[str | None] = None
+    divisible: ClassVar[bool] = True
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -162,6 +164,10 @@ class Method(ABC):
     def optimisation_steps(self) -> int:
         """Steps of one job; 0 where nothing is optimised."""
         return 0
+
+    def steps(self, ipc: int) -> int:
+        """The same for a set of ``ipc`` images per class, where that makes a difference."""
+        return self.optimisation_steps
 
     @property
     def published_labels(self) -> Mapping[str, Any]:
