@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import condense
 from condense import matching as package
 from condense import seeding
+from condense.api import Machine
 from condense.canvas import Pixels, Tiles, mosaic, noise_start, real_start
 from condense.checkpoint import Checkpoint, NoCheckpoint
 from condense.config import from_mapping
 from condense.data import Data, DatasetSpec, Split
 from condense.data.pixels import normalise, to_pixels
 from condense.device import Compute
+from condense.engine.events import finished_jobs
 from condense.errors import CondenseError, ConfigError, DataError, MethodError, NetworkError
 from condense.matching import Alike, Matching, OnReal, OnSynthetic, PixelOptim, Problem, match
 from condense.matching import between as between_module
@@ -828,3 +832,15 @@ def test_unknown_choices_are_refused() -> None:
 
 def test_public_names_are_there() -> None:
     assert all(hasattr(package, name) for name in package.__all__)
+
+
+def test_a_set_of_matched_images_has_classes_for_labels_and_trains_no_teacher(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"network": "convnet2-w4-in"}
+    given: dict[str, Any] = {"data": "fashion-mini", "method": "dm", "ipc": 1, "quick": True, "settings": settings}
+    machine = Machine(store=tmp_path / "store")
+    [folder] = condense.distill(**given, out=tmp_path / "set", machine=machine)
+    dataset = condense.load(folder)
+    assert dataset.only_hard
+    assert not dataset.info.teachers
+    kinds = {event["kind"] for event in finished_jobs(tmp_path / "store" / "runs")}
+    assert kinds == {"rows", "images", "labels", "set"}

@@ -125,8 +125,7 @@ class Method(ABC):
     change; ``Config``, a frozen dataclass whose defaults are complete, each field with a line of ``help`` in its
     metadata; ``quick``, the settings of a run of seconds; ``networks``, the teachers that are trained if none are
     given, where one is not enough; ``batch_setting``, the one that bounds how many classes are computed together,
-    which is what memory grows with; ``divisible``: whether a job with half of the slots takes less memory, so that one
-    that does not fit may be done in halves.
+    which is what memory grows with.
     """
 
     name: ClassVar[str]
@@ -137,7 +136,6 @@ class Method(ABC):
     quick: ClassVar[Mapping[str, Any]] = {}
     networks: ClassVar[tuple[str, ...]] = ()
     batch_setting: ClassVar[str | None] = None
-    divisible: ClassVar[bool] = True
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -161,6 +159,11 @@ class Method(ABC):
         return Canvas("pixels")
 
     @property
+    def divisible(self) -> bool:
+        """Whether a job may be done in halves, each with half of the slots and less memory."""
+        return True
+
+    @property
     def optimisation_steps(self) -> int:
         """Steps of one job; 0 where nothing is optimised."""
         return 0
@@ -173,6 +176,11 @@ class Method(ABC):
     def published_labels(self) -> Mapping[str, Any]:
         """Settings of labels for which the paper has other values than are usual here; a recipe may change them."""
         return {}
+
+    @property
+    def hard_labels(self) -> bool:
+        """Whether its sets have classes for labels, unless teachers are given or a codec is asked for."""
+        return False
 
     @property
     def sets_differ(self) -> bool:

@@ -110,7 +110,6 @@ class MatchedMethod(Method):
 
     config: Any
     sizes = JobSizes(classes=10_000, images=10_000_000)
-    divisible = False
     quick: ClassVar[Mapping[str, Any]] = {"networks": 2, "batch_real": 16}
 
     @abstractmethod
@@ -136,6 +135,18 @@ class MatchedMethod(Method):
     @property
     def contains_real_images(self) -> bool:
         return bool(self.config.start != "noise")
+
+    @property
+    def hard_labels(self) -> bool:
+        return True
+
+    @property
+    def published_labels(self) -> Mapping[str, Any]:
+        return {"codec": "none"}
+
+    @property
+    def divisible(self) -> bool:
+        return False
 
     @property
     def optimisation_steps(self) -> int:
