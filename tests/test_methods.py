@@ -29,9 +29,23 @@ from condense.selection import pick_random
 from condense.teachers import ClassStatistics, Dynamics, Features, Teacher, TeacherInfo
 from condense.views.recovery import RecoveryViews
 
+SHORT: dict[str, Any] = {"networks": 2, "matches": 2, "epochs": 1, "batch_real": 8, "network": "convnet2-w8-in"}
+SMALL_IDC: dict[str, Any] = {
+    "networks": 2,
+    "matches": 2,
+    "train_images": 16,
+    "batch_real": 8,
+    "network": "convnet2-w8-in",
+    "lr": 1.0,
+}
+
 SMALL: dict[str, list[dict[str, Any]]] = {
     "sre2l": [{"steps": 3}, {"steps": 3, "start": "real"}],
     "cda": [{"steps": 3}, {"steps": 3, "start": "real"}],
+    "dc": [SHORT, {**SHORT, "start": "real"}, {**SHORT, "matches": 1, "pool": 2, "optimizer": "adam"}],
+    "dsa": [SHORT],
+    "dm": [{"networks": 3, "batch_real": 8, "network": "convnet2-w8-in"}],
+    "idc": [{**SMALL_IDC, "factor": 2}, {**SMALL_IDC, "factor": 1, "start": "noise"}],
     "sre2l++": [{"steps": 3}],
     "cv-dd": [
         {"steps": 3, "committee": {"size": 1, "priors": [50]}},

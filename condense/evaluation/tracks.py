@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from condense.config import identity, to_mapping
-from condense.data import DATASETS, DatasetSpec
+from condense.data import DatasetSpec, mirrors
 from condense.dataset import Targets
 from condense.errors import ConfigError, suggest
 from condense.evaluation.student import StudentRecipe
@@ -126,11 +126,6 @@ def fitted(config: LabelConfig, room: int, n_items: int, n_classes: int, what: s
         return replace(config, codec="int8", pool=-(-config.epochs // min(fitting, config.epochs)))
     least = record("int8") - room
     raise ConfigError(f"{what} leaves no room for one label an image: {least} bytes are missing; take a larger budget")
-
-
-def mirrors(spec: DatasetSpec) -> bool:
-    """Whether flipped images still show their class; taken for granted of data sets that nobody knows."""
-    return spec.name not in DATASETS or DATASETS[spec.name].mirrors
 
 
 def sgd(**changes: Any) -> OptimConfig:

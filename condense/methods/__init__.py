@@ -4,10 +4,14 @@ from condense.methods.base import Method, Needs, Rows, SynthesisJob
 from condense.methods.cda import CDA
 from condense.methods.coreset import Coreset
 from condense.methods.cv_dd import CVDD, SRe2LPlus
+from condense.methods.dc import DC
+from condense.methods.dm import DM
+from condense.methods.dsa import DSA
 from condense.methods.dwa import DWA
 from condense.methods.edc import EDC, LPLD
 from condense.methods.fadrm import FADRM, FADRMPlus
 from condense.methods.feature_coresets import Herding, KCenter, KMeans, Moderate
+from condense.methods.idc import IDC
 from condense.methods.infer import Infer, InferDyn
 from condense.methods.nrr_dd import NRRDD
 from condense.methods.random_real import RandomReal
@@ -31,6 +35,10 @@ METHODS: dict[str, type[Method]] = {
     "rded": RDED,
     "infer": Infer,
     "infer-dyn": InferDyn,
+    "dc": DC,
+    "dsa": DSA,
+    "dm": DM,
+    "idc": IDC,
     "random": RandomReal,
     "herding": Herding,
     "k-center": KCenter,

@@ -159,14 +159,28 @@ class Method(ABC):
         return Canvas("pixels")
 
     @property
+    def divisible(self) -> bool:
+        """Whether a job may be done in halves, each with half of the slots and less memory."""
+        return True
+
+    @property
     def optimisation_steps(self) -> int:
         """Steps of one job; 0 where nothing is optimised."""
         return 0
+
+    def steps(self, ipc: int) -> int:
+        """The same for a set of ``ipc`` images per class, where that makes a difference."""
+        return self.optimisation_steps
 
     @property
     def published_labels(self) -> Mapping[str, Any]:
         """Settings of labels for which the paper has other values than are usual here; a recipe may change them."""
         return {}
+
+    @property
+    def hard_labels(self) -> bool:
+        """Whether its sets have classes for labels, unless teachers are given or a codec is asked for."""
+        return False
 
     @property
     def sets_differ(self) -> bool:

@@ -70,6 +70,10 @@ class RecoveryMethod(Method):
         return JobSizes(self.config.batch_classes, self.config.job_images)
 
     @property
+    def divisible(self) -> bool:
+        return self.config.batch == "slot"
+
+    @property
     def optimisation_steps(self) -> int:
         return self.config.steps
 

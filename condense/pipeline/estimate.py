@@ -128,7 +128,7 @@ def items_per_class(request: Request, spec: DatasetSpec) -> int:
 def steps_of(job: Job, request: Request, data: Data) -> int:
     """Optimisation steps of a job."""
     if job.kind == "rows":
-        return request.method.optimisation_steps
+        return request.method.steps(request.ipc)
     if job.kind not in ("teacher", "dynamics"):
         return 0
     recipe = from_mapping(TeacherRecipe, job.config["recipe"])
@@ -216,9 +216,12 @@ class _Prober:
         return None if seconds is None else seconds * len(jobs), peak
 
     def _rows(self, jobs: list[Job]) -> tuple[float | None, int | None]:
-        """With one slot and with two: time and memory grow by so much with each. Of a coreset a whole job."""
-        if self.request.method.needs.precomputed in ("features", "dynamics"):
-            one, peak = self._run(self._with_slots(jobs[0], jobs[0].groups))
+        """With one slot and with two: time and memory grow by so much with each. Of a coreset, and where slots are made
+        together, a whole job.
+        """
+        method = self.request.method
+        if method.needs.precomputed in ("features", "dynamics") or not method.divisible:
+            one, peak = self._run(self._with_slots(jobs[0], len(jobs[0].config["slots"])))
             return None if one is None else one * len(jobs), peak
         one, one_peak = self._run(self._with_slots(jobs[0], 1))
         if one is None or max(job.groups for job in jobs) == 1:
@@ -233,7 +236,7 @@ class _Prober:
     def _with_slots(self, job: Job, count: int) -> Job:
         for below in job.inputs:
             self._have(below)
-        return replace(job, config={**job.config, "slots": job.config["slots"][:count]}, groups=count)
+        return replace(job, config={**job.config, "slots": job.config["slots"][:count]}, groups=min(count, job.groups))
 
     def _labels(self, jobs: list[Job]) -> tuple[float | None, int | None]:
         """On no more than so many images; time grows with their number."""

@@ -174,11 +174,11 @@ def rows_jobs(
         },
         revision=method.revision,
         inputs=inputs,
-        groups=len(slots),
+        groups=len(slots) if method.divisible else 1,
         title=f"{method.name}, set {block.set_index}, slots {slots[0]} to {slots[-1]}",
         **common,
     )
-    if len(slots) == 1 or not context.store.is_halved(job.id):
+    if job.groups == 1 or not context.store.is_halved(job.id):
         yield job
         return
     middle = (len(slots) + 1) // 2
