@@ -238,8 +238,8 @@ def recipes_list(context: typer.Context, json: AsJson = False) -> None:
 
     Example: condense recipes
 
-    Accuracies are those of one network, in percent, in the order of the IPCs; `recipes show NAME` shows all of them and
-    where they come from. `condense distill --recipe NAME --ipc N` follows one.
+    Accuracies are those of one network, in percent, in the order of the IPCs; with * if only others than the method's
+    authors print them. `recipes show NAME` has all of them. `condense distill --recipe NAME --ipc N` follows one.
     """
     if context.invoked_subcommand is not None:
         return
