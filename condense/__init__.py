@@ -69,8 +69,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name == "report":
-        return import_module("condense.report")
+    if name in ("report", "recipes"):
+        return import_module(f"condense.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'condense' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -26,6 +26,7 @@ from condense.pipeline import Context, DataRequest, TrainOutcome
 from condense.pipeline.execution import Execution
 from condense.pipeline.plans import licence_of, shareable
 from condense.quantities import bytes_of, seconds_of, share_from
+from condense.recipes import at_ipc
 from condense.report.board import figures_to
 from condense.teachers.recipe import TeacherRecipe
 
@@ -107,9 +108,10 @@ def distill(
     """Distil a data set; returns the folders of the sets.
 
     ``settings``: those of the method by name, and the sections ``teacher`` and ``labels``, as in a recipe file:
-    ``{"steps": 500, "labels": {"epochs": 100}}``. See :func:`condense.pipeline.distill`.
+    ``{"steps": 500, "labels": {"epochs": 100}}``, or ``condense.recipes.load(NAME).at(ipc)`` for published ones. See
+    :func:`condense.pipeline.distill`.
     """
-    values = {**(settings or {}), "method": method, "ipc": ipc, "sets": sets, "seed": seed}
+    values = {**at_ipc(settings or {}, ipc), "method": method, "ipc": ipc, "sets": sets, "seed": seed}
     values["data"] = {"name": data.spec.name} if isinstance(data, Data) else data
     request = pipeline.resolve(values, quick=quick)
     with machine.context(quiet, data) as context:

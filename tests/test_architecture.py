@@ -23,7 +23,7 @@ LAYERS = [
     {"matching"},
     {"methods", "dataset", "engine"},
     {"evaluation", "exchange"},
-    {"report"},
+    {"report", "recipes"},
     {"pipeline"},
     {"api"},
     {"cli", "__main__", "__init__"},

@@ -99,6 +99,8 @@ def test_the_commands_are_these() -> None:
         "networks",
         "pack",
         "plan",
+        "recipes",
+        "recipes show",
         "relabel",
         "repro",
         "status",

@@ -1,9 +1,9 @@
-"""Commands that list and describe: data sets, networks, methods, tracks."""
+"""Commands that list and describe: data sets, networks, methods, tracks, recipes."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,10 +11,14 @@ from condense.cli.options import Images, command
 from condense.cli.output import pairs, say, say_json, table
 from condense.console import drawn
 
-__all__ = ["data", "methods", "register"]
+if TYPE_CHECKING:
+    from condense.recipes import Recipe
+
+__all__ = ["data", "methods", "recipes", "register"]
 
 data = typer.Typer(no_args_is_help=True)
 methods = typer.Typer(invoke_without_command=True)
+recipes = typer.Typer(invoke_without_command=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
@@ -82,6 +86,7 @@ def register(app: typer.Typer) -> None:
     """Add the groups and the command of this module."""
     app.add_typer(data, name="data")
     app.add_typer(methods, name="methods")
+    app.add_typer(recipes, name="recipes")
     command(app, "networks")(networks)
     command(app, "tracks")(tracks)
 
@@ -225,3 +230,64 @@ def settings_of(config: Any, prefix: str = "") -> list[list[str]]:
         else:
             rows.append([prefix + field.name, repr(value), field.metadata.get("help", "")])
     return rows
+
+
+@recipes.callback()
+def recipes_list(context: typer.Context, json: AsJson = False) -> None:
+    """List the recipes: published settings, for which data set and IPCs, and the accuracy that was published.
+
+    Example: condense recipes
+
+    Accuracies are those of one network, in percent, in the order of the IPCs; with * if only others than the method's
+    authors print them. `recipes show NAME` has all of them. `condense distill --recipe NAME --ipc N` follows one.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from condense.recipes import load, names
+
+    found = [load(name) for name in names()]
+    if json:
+        say_json([{"name": one.name, **one.values} for one in found])
+        return
+    rows = [
+        [one.name, one.values["method"], one.data, ", ".join(map(str, one.ipcs)), expectation(one)] for one in found
+    ]
+    table(["recipe", "method", "data", "IPC", "published accuracy"], rows)
+
+
+def expectation(recipe: Recipe) -> str:
+    """Published accuracies of the first network, one for each IPC of the recipe."""
+    if not recipe.expected:
+        return "none"
+    network = next(iter(recipe.expected[0].accuracy))
+    known: dict[int, str] = {}
+    for one in recipe.expected:
+        mark = "" if one.status == "verified" else "*"
+        known = {ipc: f"{value:.1f}{mark}" for ipc, value in one.accuracy.get(network, {}).items()} | known
+    return f"{network} " + ", ".join(known.get(ipc, "-") for ipc in recipe.ipcs)
+
+
+@command(recipes, "show")
+def recipes_show(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help="One of `condense recipes`.")],
+    ipc: Annotated[
+        int | None, typer.Option(metavar="N", help="Only what it says for this IPC, as a file for --config.")
+    ] = None,
+    student: Annotated[
+        bool, typer.Option("--student", help="Only the student, for `condense evaluate --config`; with --ipc.")
+    ] = False,
+) -> None:
+    """Print a recipe: YAML, with what the paper does otherwise as comments.
+
+    Example: condense recipes show cv-dd-cifar100
+    """
+    import yaml
+
+    from condense.recipes import load
+
+    found = load(name)
+    if ipc is None and not student:
+        say(found.text.rstrip())
+        return
+    values = found.at(ipc)
+    say(yaml.safe_dump(values["student"] if student else values, sort_keys=False).rstrip())

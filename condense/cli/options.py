@@ -113,9 +113,11 @@ class Recipe:
     def values(self, **options: object) -> dict[str, Any]:
         """The file, under the assignments, under those ``options`` that were given."""
         from condense.config import merge, parse_assignments, read_yaml
+        from condense.recipes import at_ipc
 
         below = read_yaml(self.config) if self.config else {}
-        return merge(merge(below, parse_assignments(self.assignments or [])), given(**options))
+        above = merge(parse_assignments(self.assignments or []), given(**options))
+        return merge(at_ipc(below, above.get("ipc")), above)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +131,36 @@ class Distillation:
     teacher: Teachers = None
     seed: Seed = None
     quick: Quick = False
+    published: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="NAME",
+            help="One of `condense recipes`; --config, --set and options go over it.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = None
 
     def request(self, images: Images, recipe: Recipe) -> Request:
         """These options laid over those of a recipe, checked."""
         from condense import pipeline
+        from condense.config import merge
 
-        values = recipe.values(data=self.data, method=self.method, ipc=self.ipc, sets=self.sets, seed=self.seed)
+        said = recipe.values(data=self.data, method=self.method, ipc=self.ipc, sets=self.sets, seed=self.seed)
+        values = merge(self.published_values(said), said)
         return pipeline.resolve(images.over(values), quick=self.quick)
+
+    def published_values(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of ``--recipe``, at the IPC that ``said`` says."""
+        from condense import pipeline, recipes
+
+        if self.published is None:
+            return {}
+        found = recipes.load(self.published)
+        if "data" not in said:
+            found.check_folder()
+        values = found.at(said.get("ipc"))
+        return pipeline.hurried(values) if self.quick else values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,7 @@ def distill(
 
     Run the same line again after an interruption and only what is missing is done. A --config file holds data, method,
     ipc, sets, seed, the method's settings by name (see `condense methods show`), and the sections teacher and labels.
+    A --recipe of `condense recipes` is such a file that comes with the package.
     """
     from condense import pipeline
 

@@ -8,7 +8,7 @@ from condense.pipeline.context import Context, DataRequest
 from condense.pipeline.diversity import diversity
 from condense.pipeline.estimate import Estimate, estimate
 from condense.pipeline.repro import Agreement, repro, write_recipe
-from condense.pipeline.request import Request, resolve
+from condense.pipeline.request import Request, hurried, resolve
 from condense.pipeline.sets import distill, relabel
 from condense.pipeline.students import TrainOutcome, evaluate, train
 from condense.pipeline.teachers import import_teacher, train_teacher
@@ -24,6 +24,7 @@ __all__ = [
     "diversity",
     "estimate",
     "evaluate",
+    "hurried",
     "import_teacher",
     "relabel",
     "repro",

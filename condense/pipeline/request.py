@@ -14,14 +14,18 @@ from condense.labels.relabel import LabelConfig
 from condense.methods import METHODS
 from condense.methods.base import Method
 from condense.pipeline.context import DataRequest
+from condense.recipes import at_ipc
 from condense.shards import SetInfo
 from condense.teachers.recipe import TeacherRecipe
 
-__all__ = ["Request", "request_of", "resolve"]
+__all__ = ["Request", "hurried", "request_of", "resolve"]
 
 IMAGES = ("root", "size", "channels", "normalisation")
 SECTIONS = ("data", "method", "ipc", "sets", "seed", "teacher", "teachers", "labels", *IMAGES)
 """Keys of a recipe that are not settings of its method; `IMAGES` may stand beside ``data`` or inside it."""
+
+PUBLISHED = ("student", "expected")
+"""Keys of a recipe that a distillation takes no notice of; see :mod:`condense.recipes`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,7 @@ def resolve(values: Mapping[str, Any], *, quick: bool = False) -> Request:
 
     ``quick`` lays a budget of seconds below what the recipe says. Raises :class:`ConfigError` for unknown names.
     """
+    values = {key: value for key, value in at_ipc(values, None).items() if key not in PUBLISHED}
     for needed in ("data", "method", "ipc"):
         if values.get(needed) is None:
             near = difflib.get_close_matches(needed, [key for key in values if key not in SECTIONS], n=1)
@@ -76,7 +81,7 @@ def resolve(values: Mapping[str, Any], *, quick: bool = False) -> Request:
     given = merge(to_mapping(method.Config()), merge(method.quick if quick else {}, given))
     made = method(from_mapping(method.Config, given))
     data = {"name": values["data"]} if isinstance(values["data"], str) else values["data"]
-    plain = {
+    plain: dict[str, Any] = {
         "data": {**{key: values[key] for key in IMAGES if key in values}, **data},
         **{key: values[key] for key in ("ipc", "sets", "seed") if key in values},
         "teacher": merge(QUICK_TEACHER if quick else {}, values.get("teacher", {})),
@@ -122,6 +127,14 @@ class _Plain:
     def with_method(self, method: Method, min_accuracy: float | None) -> Request:
         known = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return Request(**known, method=method, min_accuracy=min_accuracy)
+
+
+def hurried(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A published recipe within a budget of seconds: fewer steps and epochs, and the teachers of a hurry."""
+    kept = {key: value for key, value in values.items() if key not in ("teacher", "teachers")}
+    if "priors" in kept.get("committee", {}):  # of the teachers that are not there
+        kept["committee"] = {key: value for key, value in kept["committee"].items() if key != "priors"}
+    return merge(kept, {**find_method(values["method"]).quick, "labels": QUICK_LABELS})
 
 
 def find_method(name: object) -> type[Method]:
