@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from condense.canvas import Pixels
+from condense.canvas import Canvas, Pixels
 from condense.checkpoint import Checkpoint
 from condense.data.spec import DatasetSpec, Split
 from condense.device import Compute
@@ -140,8 +140,34 @@ class RecoveryMethod(Method):
         checkpoint: Checkpoint,
     ) -> Rows:
         self._check_teachers(teachers)
+        canvas = self.recover(
+            job,
+            self._start(job, train, teachers, compute, report),
+            teachers=teachers,
+            precomputed=precomputed,
+            compute=compute,
+            report=report,
+            checkpoint=checkpoint,
+        )
+        return Rows.of(job, Layout.of(job, self.config.batch).restore(canvas.rows()))
+
+    def recover(
+        self,
+        job: SynthesisJob,
+        started: Tensor,
+        *,
+        teachers: Sequence[Teacher],
+        precomputed: Precomputed,
+        compute: Compute,
+        report: Report,
+        checkpoint: Checkpoint,
+    ) -> Canvas:
+        """Optimise ``started``, (slots, classes, C, H, W), normalised: a canvas in the groups of :class:`Layout`.
+
+        In the type of ``started``, which has to be that of the teachers.
+        """
         device, config, laid = compute.torch_device, self.config, Layout.of(job, self.config.batch)
-        started = laid.arrange(self._start(job, train, teachers, compute, report)).to(device)
+        started = laid.arrange(started).to(device)
         canvas = Pixels(started, job.spec)
         stages = self.stages(job.spec)
         problem = Problem(name=self.name, seed=job.seed, groups=laid.groups, targets=laid.targets)
@@ -172,7 +198,7 @@ class RecoveryMethod(Method):
             report=report,
             checkpoint=checkpoint,
         )
-        return Rows.of(job, laid.restore(canvas.rows()))
+        return canvas
 
     def _tapped(self, precomputed: Precomputed, networks: Sequence[nn.Module]) -> list[TappedNetwork]:
         """With the statistics of classes, where they are matched; ``networks`` may be several for each teacher."""
