@@ -170,6 +170,11 @@ class Method(ABC):
         return True
 
     @property
+    def independent(self) -> Literal["slots", "classes", "nothing"]:
+        """What of a job can be done apart to the same rows, as is done where memory does not suffice."""
+        return "slots"
+
+    @property
     def asks_priors(self) -> bool:
         """Whether it wants to know what each teacher alone is worth, and does not know yet."""
         return False

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from condense.methods.layout import Layout
 from condense.methods.masks import NonCriticalMask
 from condense.methods.perturbed import Perturbed
 from condense.methods.residual import Residual, check_sizes, residual_sizes, residual_stages
-from condense.methods.settings import RecoveryConfig, ViewChanges
+from condense.methods.settings import Batch, RecoveryConfig, ViewChanges
 from condense.networks.base import InputShape
 from condense.objectives import BatchNormDistance, ClassStatisticsDistance, CrossEntropy, MovingStatistics, Objective
 from condense.progress import Report
@@ -38,6 +38,13 @@ from condense.views.recovery import RecoveryViews
 __all__ = ["RecoveryConfig", "RecoveryMethod", "ViewChanges", "published_roll"]
 
 Weights = npt.NDArray[np.float64]
+
+INDEPENDENT: Mapping[Batch, Literal["slots", "classes", "nothing"]] = {
+    "slot": "slots",
+    "class": "classes",
+    "all": "nothing",
+}
+"""What shares no batch, and so no statistics."""
 
 
 class RecoveryMethod(Method):
@@ -76,6 +83,10 @@ class RecoveryMethod(Method):
     @property
     def contains_real_images(self) -> bool:
         return STARTS[self.config.start].real
+
+    @property
+    def independent(self) -> Literal["slots", "classes", "nothing"]:
+        return INDEPENDENT[self.config.batch]
 
     @property
     def asks_priors(self) -> bool:
