@@ -200,7 +200,7 @@ class RecoveryMethod(Method):
         invert(
             canvas,
             stages,
-            committee(tap(networks), weights, turns=config.committee.turns),
+            committee(tap(networks, range(len(networks))), weights, turns=config.committee.turns),
             problem,
             compute=compute,
             adam=AdamConfig(lr=config.lr),
@@ -211,14 +211,15 @@ class RecoveryMethod(Method):
         )
         return canvas
 
-    def _tapped(self, precomputed: Precomputed, networks: Sequence[nn.Module]) -> list[TappedNetwork]:
-        """With the statistics of classes, where they are matched; ``networks`` may be several for each teacher."""
+    def _tapped(
+        self, precomputed: Precomputed, networks: Sequence[nn.Module], teachers: Sequence[int]
+    ) -> list[TappedNetwork]:
+        """With the statistics of classes, where they are matched; ``teachers``: whose each of ``networks`` is."""
         if self.config.class_share == 0:
             return [TappedNetwork(network) for network in networks]
         assert isinstance(precomputed, tuple)
         known = [one.targets(self.config.class_variance) for one in precomputed]
-        each = len(networks) // len(known)
-        return [TappedNetwork(network, known[place // each]) for place, network in enumerate(networks)]
+        return [TappedNetwork(network, known[teacher]) for network, teacher in zip(networks, teachers, strict=True)]
 
     def _objective(self) -> Objective:
         config = self.config
