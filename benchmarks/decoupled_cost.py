@@ -8,8 +8,8 @@ SRe2L; a committee's the sum of its members', each by the share of slots and ste
 SRe2L with one slot at a time, since slots with teachers of their own share no forward. `times_expected` is what the
 method takes over that, round by round, after one round of warm-up: mean, standard deviation and number of rounds.
 Optimisation is timed, with what comes before its first step (masks, and perturbations, which take as long whatever
---steps says: published methods take 1000 to 4000), not what images start as, whose seconds per image stand apart. Networks are not trained, which costs the same; their running statistics are those of
-real images.
+--steps says: published methods take 1000 to 4000), not what images start as, whose seconds per image stand
+apart. Networks are not trained, which costs the same; their running statistics are those of real images.
 
 Memory is the peak of a process of its own for each method, and the bytes that it grew by from before the job;
 `times_largest_member` is that growth over the growth under SRe2L with the greediest of its networks alone.
