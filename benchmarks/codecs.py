@@ -57,6 +57,8 @@ CODECS: dict[str, dict[str, Any]] = {
     "int8, pool 5, shuffled": {"codec": "int8", "pool": 5, "draw": "shuffled"},
     "int8, pool 10, shuffled": {"codec": "int8", "pool": 10, "draw": "shuffled"},
     "int8, pool 15, shuffled": {"codec": "int8", "pool": 15, "draw": "shuffled"},
+    "int8, pool 25, shuffled": {"codec": "int8", "pool": 25, "draw": "shuffled"},
+    "int8, pool 100, shuffled": {"codec": "int8", "pool": 100, "draw": "shuffled"},
     "int8, pool 60": {"codec": "int8", "pool": 60},
     "int8, pool 100": {"codec": "int8", "pool": 100},
     "distances, pool 60": {"codec": "distances", "pool": 60},

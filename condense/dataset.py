@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -12,10 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from condense.config import from_mapping
 from condense.data.pixels import to_pixels
 from condense.data.spec import DatasetSpec
 from condense.errors import ConfigError, suggest
-from condense.labels import LabelConfig, seen_by_item
+from condense.labels import Calibration, LabelConfig, seen_by_item
 from condense.labels.relabel import Draw
 from condense.shards.codecs import CODECS, Codec, Seen, spell
 from condense.shards.errors import BadStructure, ForeignLabels, NoLabels, UnknownVersion
@@ -25,9 +26,20 @@ from condense.views.config import VIEW_VERSION, ViewConfig
 from condense.views.plan import EpochPlan, draw_steps, plan
 from condense.views.render import render
 
-__all__ = ["DistilledDataset", "Replay", "ReplayBatch", "Targets", "alone", "load", "replay_step"]
+__all__ = [
+    "DistilledDataset",
+    "Interpolation",
+    "Replay",
+    "ReplayBatch",
+    "Targets",
+    "alone",
+    "load",
+    "mix_logits",
+    "replay_step",
+]
 
 Targets = Literal["hard", "soft"]
+Interpolation = Literal["probabilities", "logits"]
 
 PLANS_IN_MEMORY = 2_000_000
 """Views whose plans are kept; each takes some 100 bytes."""
@@ -163,7 +175,14 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
             draw=next((kind for kind in get_args(Draw) if kind == held.draw), "without"),
             teacher_bn="batch" if held.teacher_bn == "batch" else "eval",
             weights=tuple(float(one["weight"]) for one in held.teachers if "weight" in one),
+            calibration=self._calibration(),
         )
+
+    def _calibration(self) -> Calibration | None:
+        """By which labels were replaced, as ``set.json`` says; label files hold the labels only."""
+        labels = self.info.config.get("labels")
+        values = labels.get("calibration") if isinstance(labels, Mapping) else None
+        return from_mapping(Calibration, values, "calibration") if isinstance(values, Mapping) else None
 
     @property
     def asks_teachers(self) -> bool:
@@ -212,19 +231,29 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
         decoded = codec.decode(stored, seen, held.settings, len(self.classes))
         return torch.from_numpy(np.array(decoded, dtype=np.float32))
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[ReplayBatch]:
+    def epoch(
+        self, epoch: int, first_step: int = 0, *, interpolation: Interpolation = "probabilities"
+    ) -> Iterator[ReplayBatch]:
         """The labelled batches of one epoch, from 0 to ``epochs`` - 1: what the teachers saw, and what they said.
 
         ``first_step`` leaves out the batches before it, without drawing them. Batches have no logits if the teachers
-        are to be asked (codec ``none``).
+        are to be asked (codec ``none``). ``interpolation``: what of labels of whole images (codec ``static``) is mixed
+        as the views are, their probabilities or, as in INFER (arXiv 2408.06927), their logits.
 
-        Raises :class:`NoLabels` for a set without soft labels, :class:`ConfigError` for an epoch that it lacks.
+        Raises :class:`NoLabels` for a set without soft labels, :class:`ConfigError` for an epoch that it lacks, or an
+        interpolation of labels that are of mixed views.
         """
         held = self.label_file()
+        if interpolation == "logits" and held.codec != "static":
+            raise ConfigError(
+                f"interpolation is logits, but {self.path} has labels of mixed views (codec {held.codec}); leave it at "
+                "probabilities, or relabel with codec=static"
+            )
         if not 0 <= epoch < held.epochs:
             raise ConfigError(f"epoch is {epoch}; {self.path} has labels for epochs 0 to {held.epochs - 1}")
         steps = draw_steps(held.draw, held.pool, held.seed, epoch, self.plan(0).n_steps)
-        return (self._step(self.plan(int(number)), int(number), int(step)) for number, step in steps[first_step:])
+        chosen = [(int(number), int(step)) for number, step in steps[first_step:]]
+        return (self._step(self.plan(number), number, step, interpolation) for number, step in chosen)
 
     def replay(self) -> Replay:
         """All labelled epochs, step by step, as a data set whose items are whole batches."""
@@ -236,14 +265,22 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
         images = (self.files.take, self._classes)
         return (replay_step(*images, drawn, step, len(self.classes)) for step in range(first_step, drawn.n_steps))
 
-    def _step(self, drawn: EpochPlan, epoch: int, step: int) -> ReplayBatch:
+    def _step(self, drawn: EpochPlan, epoch: int, step: int, interpolation: Interpolation) -> ReplayBatch:
         """One step of a labelled epoch; only its own images and labels are read."""
         positions, logits = drawn.step(step), None
         if not self.codec.online:
             items, partner = drawn.order[positions], drawn.partner[positions] - positions.start
             seen = Seen(classes=self._classes[items], partner=partner, lam=drawn.lam[positions])
-            logits = self._decoded(epoch, items, seen)
+            decoded = self._decoded if interpolation == "probabilities" else self._interpolated
+            logits = decoded(epoch, items, seen)
         return replay_step(self.files.take, self._classes, drawn, step, len(self.classes), logits)
+
+    def _interpolated(self, epoch: int, items: npt.NDArray[np.int64], seen: Seen) -> Tensor:
+        """Labels of whole images, mixed as logits. (Decoded alone they are log-probabilities: the same but for a
+        constant of each image, which a softmax does not see.)"""
+        whole = Seen(classes=seen.classes, partner=np.arange(len(items)), lam=np.ones(len(items)))
+        own = self._decoded(epoch, items, whole)
+        return mix_logits(own, torch.from_numpy(seen.partner), torch.from_numpy(seen.lam))
 
     def label_file(self) -> LabelFile:
         """The first label file; all say the same of the plan."""
@@ -334,6 +371,12 @@ def replay_step(
     )
 
 
+def mix_logits(logits: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
+    """Each label (n, K) mixed with its partner's, ``weight`` (n,) of it being its own."""
+    own = weight.to(logits)[:, None]
+    return own * logits + (1 - own) * logits[partner]
+
+
 def alone(drawn: EpochPlan, positions: slice) -> EpochPlan:
     """One step as a plan of its own, over just the items of that step in order of position."""
     count = positions.stop - positions.start
@@ -347,6 +390,8 @@ def alone(drawn: EpochPlan, positions: slice) -> EpochPlan:
         partner=drawn.partner[positions] - positions.start,
         lam=drawn.lam[positions],
         mix_boxes=drawn.mix_boxes[positions],
+        inner_boxes=None if drawn.inner_boxes is None else drawn.inner_boxes[positions],
+        inner_flips=None if drawn.inner_flips is None else drawn.inner_flips[positions],
     )
 
 

@@ -20,6 +20,7 @@ LAYERS = [
     {"training"},
     {"views", "canvas", "objectives", "teachers"},
     {"labels", "inversion", "selection", "starts"},
+    {"matching"},
     {"methods", "dataset", "engine"},
     {"evaluation", "exchange"},
     {"report"},

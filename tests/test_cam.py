@@ -302,6 +302,17 @@ def test_the_mask_follows_the_images_if_told_to(tiny_data: Data) -> None:
     torch.testing.assert_close(kept.mask, kept.made(Pixels(start, tiny_data.spec)), rtol=0, atol=0)
 
 
+def test_a_mask_takes_targets_group_by_group(tiny_data: Data) -> None:
+    spec, teacher = tiny_data.spec, spec_teacher(tiny_data.spec)
+    images = tiny_data.train.images[[0, 40, 41, 80]].reshape(2, 2, 12, 12, 3)
+    canvas, targets = Pixels(real_start(images, spec), spec), ((0, 1), (1, 2))
+    both = NonCriticalMask(spec, [teacher], targets, compute=Compute()).made(canvas)
+    for group, own in enumerate(targets):
+        part = Pixels(canvas.values[group : group + 1], spec)
+        alone = NonCriticalMask(spec, [teacher], own, compute=Compute()).made(part)
+        torch.testing.assert_close(both[group], alone[0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("every", "wanted"), [(0, []), (1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 6])])
 def test_the_mask_is_made_anew_after_so_many_steps(every: int, wanted: list[int], tiny_data: Data) -> None:
     canvas = Pixels(real_start(tiny_data.train.images[[[0, 40, 80]]], tiny_data.spec), tiny_data.spec)

@@ -29,9 +29,23 @@ from condense.selection import pick_random
 from condense.teachers import ClassStatistics, Dynamics, Features, Teacher, TeacherInfo
 from condense.views.recovery import RecoveryViews
 
+SHORT: dict[str, Any] = {"networks": 2, "matches": 2, "epochs": 1, "batch_real": 8, "network": "convnet2-w8-in"}
+SMALL_IDC: dict[str, Any] = {
+    "networks": 2,
+    "matches": 2,
+    "train_images": 16,
+    "batch_real": 8,
+    "network": "convnet2-w8-in",
+    "lr": 1.0,
+}
+
 SMALL: dict[str, list[dict[str, Any]]] = {
     "sre2l": [{"steps": 3}, {"steps": 3, "start": "real"}],
     "cda": [{"steps": 3}, {"steps": 3, "start": "real"}],
+    "dc": [SHORT, {**SHORT, "start": "real"}, {**SHORT, "matches": 1, "pool": 2, "optimizer": "adam"}],
+    "dsa": [SHORT],
+    "dm": [{"networks": 3, "batch_real": 8, "network": "convnet2-w8-in"}],
+    "idc": [{**SMALL_IDC, "factor": 2}, {**SMALL_IDC, "factor": 1, "start": "noise"}],
     "sre2l++": [{"steps": 3}],
     "cv-dd": [
         {"steps": 3, "committee": {"size": 1, "priors": [50]}},
@@ -44,6 +58,8 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "fadrm+": [{"steps": 8}],
     "nrr-dd": [{"steps": 3}, {"steps": 3, "mask": {"eps": 0.3, "every": 2}}],
     "rded": [{}, {"factor": 2, "crops": 4, "arrangement": "random"}],
+    "infer": [{"steps": 3, "compensators": 1}, {"steps": 3, "compensators": 1, "unit": "bytes"}],
+    "infer-dyn": [{"steps": 3, "compensators": 1}],
     "random": [{}],
     "herding": [{}],
     "k-center": [{}, {"start": "random"}],
@@ -320,11 +336,14 @@ def test_ipc_above_the_smallest_class_is_refused_where_real_images_are_needed(
 ) -> None:
     method, spec = made(name, settings), replace(tiny_data.spec, train_sizes=(40, 8, 40))
     method.check(spec, 8)
+    most = next(ipc for ipc in range(8, 40) if method.slots(spec, ipc + 1) > 8)
+    method.check(spec, most)
     if not method.needs.real_images:
         method.check(spec, 9)
         return
-    with pytest.raises(MethodError, match=r'needs 9 real images per class, but class "columns" of tiny has 8; ask'):
-        method.check(spec, 9)
+    message = f'needs 9 real images per class, but class "columns" of tiny has 8; ask for an ipc of at most {most}$'
+    with pytest.raises(MethodError, match=message):
+        method.check(spec, most + 1)
 
 
 @pytest.mark.parametrize("name", ["sre2l", "cda"])

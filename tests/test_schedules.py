@@ -114,8 +114,8 @@ def test_hard_epochs_see_new_views_and_soft_ones_the_labelled_views(
 ) -> None:
     seen: list[str] = []
     monkeypatch.setattr(
-        DistilledDataset, "epoch", lambda self, epoch, first=0, real=DistilledDataset.epoch: (
-            seen.append(f"soft {epoch}"), real(self, epoch, first))[1],
+        DistilledDataset, "epoch", lambda self, epoch, first=0, real=DistilledDataset.epoch, **given: (
+            seen.append(f"soft {epoch}"), real(self, epoch, first, **given))[1],
     )  # fmt: skip
     monkeypatch.setattr(
         DistilledDataset, "fresh_epoch", lambda self, epoch, first=0, real=DistilledDataset.fresh_epoch: (

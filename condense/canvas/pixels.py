@@ -26,7 +26,11 @@ class Pixels:
         self.low, self.high = -self.mean / self.std, (1 - self.mean) / self.std
 
     def images(self) -> Tensor:
-        return self.values
+        return self.decode(self.values)
+
+    def decode(self, values: Tensor) -> Tensor:
+        """The images that ``values``, or some of them, stand for."""
+        return values
 
     def project(self) -> None:
         self.values.clamp_(self.low, self.high)

@@ -182,7 +182,8 @@ def methods_show(
     if name not in METHODS:
         raise MethodError(f'there is no method "{name}"; {suggest(name, METHODS)}')
     method = METHODS[name]
-    config, labels, teacher = method.Config(), usual_labels(method), TeacherRecipe()
+    config, teacher = method.Config(), TeacherRecipe()
+    labels = usual_labels(method(config))
     networks = list(method.networks or (teacher.network,))
     if json:
         known = {"method": name, "summary": method.summary, "source": method.source}

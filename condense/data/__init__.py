@@ -6,8 +6,8 @@
 ('T-shirt/top', 'Trouser')
 """
 
-from condense.data.opening import DATASETS, DatasetEntry, open_data
+from condense.data.opening import DATASETS, DatasetEntry, mirrors, open_data
 from condense.data.spec import Data, DatasetSpec, Split
 from condense.data.split import holdout
 
-__all__ = ["DATASETS", "Data", "DatasetEntry", "DatasetSpec", "Split", "holdout", "open_data"]
+__all__ = ["DATASETS", "Data", "DatasetEntry", "DatasetSpec", "Split", "holdout", "mirrors", "open_data"]

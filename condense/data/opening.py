@@ -22,7 +22,7 @@ from condense.data.spec import Data, DatasetSpec, Split
 from condense.errors import ConfigError, DataError, suggest
 from condense.progress import Report, silent
 
-__all__ = ["DATASETS", "DatasetEntry", "open_data"]
+__all__ = ["DATASETS", "DatasetEntry", "mirrors", "open_data"]
 
 NormalisationFrom = Literal["data", "published"]
 DECODING = 1
@@ -56,6 +56,11 @@ DATASETS: dict[str, DatasetEntry] = {
     "module:callable": DatasetEntry("what a function of yours returns", "8 to 224 pixels, any classes", "yours"),
 }
 """Names and forms of names that :func:`open_data` takes."""
+
+
+def mirrors(spec: DatasetSpec) -> bool:
+    """Whether flipped images still show their class; taken for granted of data sets that nobody knows."""
+    return spec.name not in DATASETS or DATASETS[spec.name].mirrors
 
 
 def open_data(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from condense.data.pixels import normalise
 from condense.data.spec import DatasetSpec, Split
-from condense.dataset import DistilledDataset, ReplayBatch, replay_step
+from condense.dataset import DistilledDataset, Interpolation, ReplayBatch, replay_step
 from condense.device import Compute
 from condense.labels.relabel import TeacherBN, label_shares, mean_logits
 from condense.networks.grouped_norm import Grouped
@@ -35,24 +35,32 @@ class ReplayBatches:
 
     Targets are the logits (``soft``), stored or by ``labels`` as they are needed, the classes, mixed as the images are
     (``hard``), float32 (b, K), or both side by side (``both``), (b, 2K). ``fresh`` takes epochs of the plan that come
-    after the labelled ones. Raises :class:`~condense.shards.errors.NoLabels` for a set without labelled epochs.
+    after the labelled ones. ``interpolation``: see :meth:`DistilledDataset.epoch`. Raises
+    :class:`~condense.shards.errors.NoLabels` for a set without labelled epochs.
     """
 
     def __init__(
-        self, dataset: DistilledDataset, targets: Kind, labels: OnlineLabels | None = None, *, fresh: bool = False
+        self,
+        dataset: DistilledDataset,
+        targets: Kind,
+        labels: OnlineLabels | None = None,
+        *,
+        fresh: bool = False,
+        interpolation: Interpolation = "probabilities",
     ) -> None:
         self.dataset = dataset
         self.spec = dataset.spec
         self.targets = targets
         self.labels = labels
         self.fresh = fresh
+        self.interpolation = interpolation
         self.steps_per_epoch = dataset.plan(0).n_steps
 
     def __call__(self, epoch: int, first_step: int) -> Iterator[Batch]:
         if self.fresh:
             drawn = self.dataset.fresh_epoch(epoch, first_step)
         else:
-            drawn = self.dataset.epoch(epoch % self.dataset.epochs, first_step)
+            drawn = self.dataset.epoch(epoch % self.dataset.epochs, first_step, interpolation=self.interpolation)
         return (as_batch(made, self.targets, self.labels, self.spec) for made in drawn)
 
 

@@ -8,13 +8,15 @@ distances is DBR of NRR-DD (arXiv 2503.18267).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from condense.config import LATER
+from condense.dataset import Interpolation
 from condense.errors import ConfigError
 
 __all__ = ["Schedule", "calibrated", "match_loss", "smoothed_entropy", "soft_loss"]
@@ -36,6 +38,8 @@ class Schedule:
     hard_epochs: so many epochs in the middle learn the classes instead, on views without labels, by cross-entropy with
         ``smoothing`` of them spread over all classes. Half of the other epochs, rounded down, come before.
         (The paper smooths by 0.8 for 1000 classes, which is much for ten.)
+    interpolation: of labels of whole images (codec ``static``), in mixed views: ``probabilities``, or ``logits`` as in
+        INFER (arXiv 2408.06927).
     """
 
     objective: Objective = "kl"
@@ -45,12 +49,17 @@ class Schedule:
     calibrate: bool = False
     hard_epochs: int = 0
     smoothing: float = 0.1
+    interpolation: Interpolation = field(default="probabilities", metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.objective not in get_args(Objective):
             raise ConfigError(f'objective is "{self.objective}"; expected one of {", ".join(get_args(Objective))}')
         if self.decay not in get_args(Decay):
             raise ConfigError(f'decay is "{self.decay}"; expected one of {", ".join(get_args(Decay))}')
+        if self.interpolation not in get_args(Interpolation):
+            raise ConfigError(
+                f'interpolation is "{self.interpolation}"; expected one of {", ".join(get_args(Interpolation))}'
+            )
         if not 0 <= self.match_weight < math.inf:
             raise ConfigError(f"match_weight must be at least 0 and finite, got {self.match_weight}")
         if not 0 < self.temperature_end < math.inf:

@@ -165,7 +165,7 @@ def train_students(
             f"condense relabel {dataset.path}"
         )
     online = _online(dataset, teachers, compute) if is_soft and dataset.asks_teachers else None
-    soft = ReplayBatches(dataset, recipe.kind, online)
+    soft = ReplayBatches(dataset, recipe.kind, online, interpolation=schedule.interpolation)
     hard = ReplayBatches(dataset, "hard", fresh=is_soft)
     return _train(
         lambda epoch, first: soft(schedule.soft_epoch(epoch, epochs) or 0, first),

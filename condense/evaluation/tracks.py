@@ -21,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from condense.config import to_mapping
-from condense.data import DATASETS, DatasetSpec
+from condense.config import identity, to_mapping
+from condense.data import DatasetSpec, mirrors
 from condense.dataset import Targets
 from condense.errors import ConfigError, suggest
 from condense.evaluation.student import StudentRecipe
@@ -70,9 +70,10 @@ class Track:
         return f"{self.name}@{self.version}"
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it."""
+        """All of it, as JSON can hold it; settings of schedules that came later only where they are set."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         student = {key: value for key, value in to_mapping(self.student).items() if key not in ("network", "epochs")}
+        student["schedule"] = identity(self.student.schedule)
         return {**plain, "views": self.views.to_dict(), "student": student, "rates": list(self.rates)}
 
     @property
@@ -125,11 +126,6 @@ def fitted(config: LabelConfig, room: int, n_items: int, n_classes: int, what: s
         return replace(config, codec="int8", pool=-(-config.epochs // min(fitting, config.epochs)))
     least = record("int8") - room
     raise ConfigError(f"{what} leaves no room for one label an image: {least} bytes are missing; take a larger budget")
-
-
-def mirrors(spec: DatasetSpec) -> bool:
-    """Whether flipped images still show their class; taken for granted of data sets that nobody knows."""
-    return spec.name not in DATASETS or DATASETS[spec.name].mirrors
 
 
 def sgd(**changes: Any) -> OptimConfig:

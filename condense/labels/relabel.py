@@ -25,6 +25,7 @@ from condense.data.pixels import normalise
 from condense.data.spec import DatasetSpec
 from condense.device import Compute, under_compute
 from condense.errors import ConfigError, DataError, TeacherError
+from condense.labels.calibrate import Calibration
 from condense.networks.grouped_norm import Grouped
 from condense.progress import Report, silent
 from condense.shards.codecs import CODECS, codec_of
@@ -58,6 +59,9 @@ class LabelConfig:
     to 64 pixels; ImageNet recipes crop down to 0.08 of the area and label with ``eval``.
 
     ``weights``: how much each teacher's logits count, in any scale; without any, all the same.
+
+    ``calibration``: replace the labels of views that teachers are not trusted with, see
+    :mod:`condense.labels.calibrate`; None: of none.
     """
 
     views: ViewConfig = field(default_factory=_views)
@@ -68,6 +72,7 @@ class LabelConfig:
     draw: Draw = "without"
     teacher_bn: TeacherBN = "batch"
     weights: tuple[float, ...] = field(default=(), metadata=LATER)
+    calibration: Calibration | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_integer("epochs", self.epochs, 1)
@@ -82,6 +87,8 @@ class LabelConfig:
         check_choice("teacher_bn", self.teacher_bn, get_args(TeacherBN))
         if not all(0 < weight < math.inf for weight in self.weights):
             raise ConfigError(f"weights are {list(self.weights)}; expected numbers above 0, one per teacher")
+        if self.calibration is not None and self.n_labelled == 0:
+            raise ConfigError(f"calibration is given, but {self.codec} stores no labels; take another codec, or none")
 
     @property
     def n_labelled(self) -> int:

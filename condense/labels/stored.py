@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from condense.data.spec import DatasetSpec
+from condense.labels.calibrate import Calibration, confidences, find_thresholds, recalibrated
 from condense.labels.relabel import LabelConfig
 from condense.shards import label_name, read_image_files, shard_slices, write_labels
 from condense.shards.codecs import CODECS, Seen, codec_of
@@ -31,14 +33,32 @@ def seen_by_item(drawn: EpochPlan, classes: npt.NDArray[np.int64]) -> Seen:
 def encode_labels(
     logits: npt.NDArray[np.float16], classes: npt.NDArray[np.int64], config: LabelConfig, spec: DatasetSpec
 ) -> dict[str, npt.NDArray[Any]]:
-    """The datasets of all records, from the logits (``config.n_labelled``, N, K) of :func:`make_logits`."""
+    """The datasets of all records, from the logits (``config.n_labelled``, N, K) of :func:`make_logits`.
+
+    Calibrated, if the config says so.
+    """
     name, settings = codec_of(config.codec)
+
+    def seen_in(epoch: int) -> Seen:
+        drawn = plan(config.labelled_views, config.seed, epoch, len(classes), spec.height, spec.width)
+        return seen_by_item(drawn, classes)
+
+    change = calibration_of(logits, seen_in, config.calibration) if config.calibration else None
     records = []
     for epoch in range(max(1, config.n_labelled)):
-        drawn = plan(config.labelled_views, config.seed, epoch, len(classes), spec.height, spec.width)
+        seen = seen_in(epoch)
         held = logits[epoch] if config.n_labelled else np.zeros((len(classes), spec.n_classes), dtype=np.float16)
-        records.append(CODECS[name].encode(held, seen_by_item(drawn, classes), settings))
+        records.append(CODECS[name].encode(held if change is None else change(held, seen), seen, settings))
     return {column: np.stack([record[column] for record in records]) for column in records[0]}
+
+
+def calibration_of(
+    logits: npt.NDArray[np.float16], seen_in: Callable[[int], Seen], config: Calibration
+) -> Callable[[npt.NDArray[np.float16], Seen], npt.NDArray[np.float16]]:
+    """What makes the labels of an epoch trustworthy, by thresholds over all of ``logits`` (epochs, N, K)."""
+    values = (confidences(held, seen_in(epoch), config.confidence) for epoch, held in enumerate(logits))
+    bounds = find_thresholds(config, values, logits.shape[2])
+    return partial(recalibrated, config=config, bounds=bounds)
 
 
 def store_labels(

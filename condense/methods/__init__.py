@@ -2,11 +2,17 @@
 
 from condense.methods.base import Method, Needs, Rows, SynthesisJob
 from condense.methods.cda import CDA
+from condense.methods.coreset import Coreset
 from condense.methods.cv_dd import CVDD, SRe2LPlus
+from condense.methods.dc import DC
+from condense.methods.dm import DM
+from condense.methods.dsa import DSA
 from condense.methods.dwa import DWA
 from condense.methods.edc import EDC, LPLD
 from condense.methods.fadrm import FADRM, FADRMPlus
 from condense.methods.feature_coresets import Herding, KCenter, KMeans, Moderate
+from condense.methods.idc import IDC
+from condense.methods.infer import Infer, InferDyn
 from condense.methods.nrr_dd import NRRDD
 from condense.methods.random_real import RandomReal
 from condense.methods.rded import RDED
@@ -27,6 +33,12 @@ METHODS: dict[str, type[Method]] = {
     "fadrm+": FADRMPlus,
     "nrr-dd": NRRDD,
     "rded": RDED,
+    "infer": Infer,
+    "infer-dyn": InferDyn,
+    "dc": DC,
+    "dsa": DSA,
+    "dm": DM,
+    "idc": IDC,
     "random": RandomReal,
     "herding": Herding,
     "k-center": KCenter,
@@ -41,5 +53,4 @@ METHODS: dict[str, type[Method]] = {
 
 def choosers() -> list[str]:
     """The methods that do nothing but choose real images."""
-    made = {name: method(method.Config()) for name, method in METHODS.items()}
-    return [name for name, one in made.items() if one.contains_real_images and one.optimisation_steps == 0]
+    return [name for name, method in METHODS.items() if issubclass(method, Coreset | RandomReal)]

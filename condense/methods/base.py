@@ -123,9 +123,9 @@ class Method(ABC):
 
     Class attributes: ``name``; a one-line ``summary``; ``source``, the paper; ``revision``, raised when results
     change; ``Config``, a frozen dataclass whose defaults are complete, each field with a line of ``help`` in its
-    metadata; ``quick``, the settings of a run of seconds; ``labels``, how the paper labels, where that is not as
-    usual; ``networks``, the teachers that are trained if none are given, where one is not enough; ``batch_setting``,
-    the one that bounds how many classes are computed together, which is what memory grows with.
+    metadata; ``quick``, the settings of a run of seconds; ``networks``, the teachers that are trained if none are
+    given, where one is not enough; ``batch_setting``, the one that bounds how many classes are computed together,
+    which is what memory grows with.
     """
 
     name: ClassVar[str]
@@ -134,7 +134,6 @@ class Method(ABC):
     revision: ClassVar[int]
     Config: ClassVar[type[Any]]
     quick: ClassVar[Mapping[str, Any]] = {}
-    labels: ClassVar[Mapping[str, Any]] = {}
     networks: ClassVar[tuple[str, ...]] = ()
     batch_setting: ClassVar[str | None] = None
 
@@ -163,6 +162,20 @@ class Method(ABC):
     def optimisation_steps(self) -> int:
         """Steps of one job; 0 where nothing is optimised."""
         return 0
+
+    def steps(self, ipc: int) -> int:
+        """The same for a set of ``ipc`` images per class, where that makes a difference."""
+        return self.optimisation_steps
+
+    @property
+    def published_labels(self) -> Mapping[str, Any]:
+        """Settings of labels for which the paper has other values than are usual here; a recipe may change them."""
+        return {}
+
+    @property
+    def hard_labels(self) -> bool:
+        """Whether its sets have classes for labels, unless teachers are given or a codec is asked for."""
+        return False
 
     @property
     def sets_differ(self) -> bool:
@@ -201,6 +214,10 @@ class Method(ABC):
         """
         return None
 
+    def slots(self, spec: DatasetSpec, ipc: int) -> int:
+        """Rows of each class in a set that may take the space of ``ipc`` images per class; more ``ipc``, no fewer."""
+        return ipc
+
     def jobs(self, spec: DatasetSpec, ipc: int, set_index: int, seed: int) -> list[SynthesisJob]:
         """The jobs of a set of ``ipc`` images per class: those of a smaller set, and some more.
 
@@ -209,7 +226,7 @@ class Method(ABC):
         chunk = min(self.sizes.classes, spec.n_classes)
         return [
             SynthesisJob(spec=spec, set_index=set_index, seed=seed, slots=slots, classes=tuple(classes))
-            for slots in slot_blocks(ipc, max(1, self.sizes.images // chunk))
+            for slots in slot_blocks(self.slots(spec, ipc), max(1, self.sizes.images // chunk))
             for classes in chunks(range(spec.n_classes), chunk)
         ]
 
@@ -222,10 +239,11 @@ class Method(ABC):
             raise MethodError(f"ipc must be at least 1, got {ipc}")
         if self.needs.real_images:
             size, label = min((size, label) for label, size in enumerate(spec.train_sizes))
-            if ipc > size:
+            if (wanted := self.slots(spec, ipc)) > size:
+                most = max(fewer for fewer in range(size, ipc) if self.slots(spec, fewer) <= size)
                 raise MethodError(
-                    f'{self.name} needs {ipc} real images per class, but class "{spec.classes[label]}" of {spec.name} '
-                    f"has {size}; ask for an ipc of at most {size}"
+                    f'{self.name} needs {wanted} real images per class, but class "{spec.classes[label]}" of '
+                    f"{spec.name} has {size}; ask for an ipc of at most {most}"
                 )
         if teachers is not None:
             self._check_teachers(teachers)

@@ -40,10 +40,13 @@ class SRe2LPlus(RecoveryMethod):
     source = "Dataset Distillation via Committee Voting (2025), arXiv 2501.07575"
     revision = 1
     Config = SRe2LPlusConfig
-    labels: ClassVar[Mapping[str, Any]] = {
-        "teacher_bn": "batch",
-        "views": {"scale": (0.08, 1.0), "mix": "cutmix", "batch_size": BATCH, "group_size": HALF},
-    }
+
+    @property
+    def published_labels(self) -> Mapping[str, Any]:
+        return {
+            "teacher_bn": "batch",
+            "views": {"scale": (0.08, 1.0), "mix": "cutmix", "batch_size": BATCH, "group_size": HALF},
+        }
 
     def published_views(self, spec: DatasetSpec) -> RecoveryViews:
         return RecoveryViews(crop="resized", flip=0.5, roll=published_roll(spec))

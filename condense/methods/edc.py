@@ -56,7 +56,10 @@ class EDC(RecoveryMethod):
     revision = 1
     Config = EDCConfig
     networks: ClassVar[tuple[str, ...]] = ("resnet20", "convnet3-bn", "mobilenetv2", "shufflenetv2")
-    labels: ClassVar[Mapping[str, Any]] = {"teacher_bn": "eval", "views": {"scale": (0.5, 1.0), "mix": "cutmix"}}
+
+    @property
+    def published_labels(self) -> Mapping[str, Any]:
+        return {"teacher_bn": "eval", "views": {"scale": (0.5, 1.0), "mix": "cutmix"}}
 
     def published_views(self, spec: DatasetSpec) -> RecoveryViews:
         return RecoveryViews(crop="resized", scale=(0.5, 1.0), flip=0.5, roll=0)

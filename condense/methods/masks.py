@@ -31,7 +31,9 @@ def non_critical_mask(maps: Tensor, eps: float) -> Tensor:
 
 
 class NonCriticalMask(Hooks):
-    """Pixels that make an image's class, by the activation maps of ``teachers`` for ``targets``, are not changed.
+    """Pixels that make an image's class, by the activation maps of ``teachers``, are not changed.
+
+    ``targets``: the classes as the loop has them, for all groups or group by group.
 
     The maps are those of the images as they start; with ``every`` above 0 they are made anew after so many steps, again
     and again. A resumed run has the mask of the interrupted one: with ``every`` 0 because it begins with the same

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from condense.config import from_mapping
-from condense.data import Data, holdout
+from condense.data import Data, DatasetSpec, holdout
 from condense.engine.events import read_events
 from condense.engine.job import Job, in_order
 from condense.engine.perform import Settings
@@ -33,6 +33,7 @@ from condense.pipeline.priors import with_known_priors
 from condense.pipeline.request import Request
 from condense.pipeline.teachers import build_for, teacher_jobs
 from condense.pipeline.workers import write_rows
+from condense.shards.decode import CANVASES
 from condense.teachers import Dynamics, TeacherInfo, save_teacher
 from condense.teachers.class_statistics import class_statistics
 from condense.teachers.features import write_features
@@ -91,8 +92,8 @@ def estimate(request: Request, context: Context, *, teachers: Sequence[Path] = (
         one.jobs += 1
         one.done += job.id not in todo
         one.steps += steps_of(job, request, data) if job.id in todo else 0
-    images = request.ipc * data.spec.n_classes * request.sets
-    pixels = images * int(np.prod(data.spec.image_shape))
+    images = items_per_class(request, data.spec) * data.spec.n_classes * request.sets
+    pixels = request.ipc * data.spec.n_classes * request.sets * int(np.prod(data.spec.image_shape))
     labels = 2 * images * data.spec.n_classes * request.labels.epochs
     made = Estimate(list(kinds.values()), images, 3 * pixels + 2 * labels if todo else 0, pixels + labels)
     if probe and todo:
@@ -123,10 +124,16 @@ def slots_in(job: Job) -> int:
     return len(job.config["slots"])
 
 
+def items_per_class(request: Request, spec: DatasetSpec) -> int:
+    """Images of a class that train, of one set."""
+    canvas = request.method.canvas
+    return request.method.slots(spec, request.ipc) * CANVASES[canvas.name].items_per_row(canvas.settings)
+
+
 def steps_of(job: Job, request: Request, data: Data) -> int:
     """Optimisation steps of a job."""
     if job.kind == "rows":
-        return request.method.optimisation_steps
+        return request.method.steps(request.ipc)
     if job.kind not in ("teacher", "dynamics"):
         return 0
     recipe = from_mapping(TeacherRecipe, job.config["recipe"])
@@ -214,8 +221,11 @@ class _Prober:
         return None if seconds is None else seconds * len(jobs), peak
 
     def _rows(self, jobs: list[Job]) -> tuple[float | None, int | None]:
-        """With one slot and with two: time and memory grow by so much with each. Of a coreset a whole job."""
-        if self.request.method.needs.precomputed in ("features", "dynamics"):
+        """With one slot and with two: time and memory grow by so much with each. Of a coreset, and where slots are made
+        together, a whole job.
+        """
+        method = self.request.method
+        if method.needs.precomputed in ("features", "dynamics") or method.independent != "slots":
             one, peak = self._run(self._with_slots(jobs[0], slots_in(jobs[0])))
             return None if one is None else one * len(jobs), peak
         one, one_peak = self._run(self._with_slots(jobs[0], 1))
@@ -233,12 +243,13 @@ class _Prober:
         for below in job.inputs:
             self._have(below)
         slots = job.config["slots"][:count]
-        return replace(job, config={**job.config, "slots": slots}, groups=min(count, job.groups))
+        return replace(job, config={**job.config, "slots": slots}, groups=1)  # of which nobody makes halves
 
     def _labels(self, jobs: list[Job]) -> tuple[float | None, int | None]:
         """On no more than so many images; time grows with their number."""
         classes = self.data.spec.n_classes
-        ipc = min(self.request.ipc, max(1, PROBE_IMAGES // classes))
+        of_class = items_per_class(self.request, self.data.spec)
+        ipc = min(of_class, max(1, PROBE_IMAGES // classes))
         images, *teachers = jobs[0].inputs
         for teacher in teachers:
             self._have(teacher)
@@ -249,7 +260,7 @@ class _Prober:
         self.scratch.store.make(rows, lambda folder: write_rows(folder, block, Canvas("pixels")))
         few = replace(images, config={"ipc": ipc}, inputs=(rows,))
         seconds, peak = self._run(replace(jobs[0], inputs=(few, *teachers)))
-        return None if seconds is None else seconds * len(jobs) * self.request.ipc / ipc, peak
+        return None if seconds is None else seconds * len(jobs) * of_class / ipc, peak
 
     def _have(self, job: Job) -> None:
         """Put an input of this id into the scratch store: the real one if it is there, else one that knows nothing."""

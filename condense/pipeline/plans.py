@@ -97,7 +97,8 @@ def set_job(
         for block in method.jobs(spec, request.ipc, index, request.seed)
         for job in rows_jobs(method, block, context, inputs, common, without=request.without)
     )
-    images = Job("images", {"ipc": request.ipc}, inputs=blocks, title=f"images of set {index}", **common)
+    kept = method.slots(spec, request.ipc)
+    images = Job("images", {"ipc": kept}, inputs=blocks, title=f"images of set {index}", **common)
     labels = labels_job(request.labels, images, labellers, context, common, title=f"labels of set {index}")
     info = {
         "name": name,

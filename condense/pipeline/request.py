@@ -73,25 +73,22 @@ def resolve(values: Mapping[str, Any], *, quick: bool = False) -> Request:
     if unknown:
         known = [*SECTIONS, *(entry.name for entry in fields(method.Config))]
         raise ConfigError(f'method {method.name} has no setting "{unknown[0]}"; {suggest(unknown[0], known)}')
+    given = merge(to_mapping(method.Config()), merge(method.quick if quick else {}, given))
+    made = method(from_mapping(method.Config, given))
     data = {"name": values["data"]} if isinstance(values["data"], str) else values["data"]
     plain = {
         "data": {**{key: values[key] for key in IMAGES if key in values}, **data},
         **{key: values[key] for key in ("ipc", "sets", "seed") if key in values},
         "teacher": merge(QUICK_TEACHER if quick else {}, values.get("teacher", {})),
-        "labels": merge(
-            merge(to_mapping(usual_labels(method)), QUICK_LABELS if quick else {}), values.get("labels", {})
-        ),
+        "labels": merge(merge(to_mapping(usual_labels(made)), QUICK_LABELS if quick else {}), values.get("labels", {})),
         "teachers": networks_of(method, values, quick),
     }
-    settings = from_mapping(
-        method.Config, merge(to_mapping(method.Config()), merge(method.quick if quick else {}, given))
-    )
-    return from_mapping(_Plain, plain).with_method(method(settings), 0.0 if quick else None)
+    return from_mapping(_Plain, plain).with_method(made, 0.0 if quick else None)
 
 
-def usual_labels(method: type[Method]) -> LabelConfig:
+def usual_labels(method: Method) -> LabelConfig:
     """How a method's sets are labelled if nobody says otherwise."""
-    return from_mapping(LabelConfig, merge(to_mapping(LabelConfig()), method.labels), "labels")
+    return from_mapping(LabelConfig, merge(to_mapping(LabelConfig()), method.published_labels), "labels")
 
 
 def networks_of(method: type[Method], values: Mapping[str, Any], quick: bool) -> tuple[str, ...]:

@@ -66,6 +66,8 @@ def teacher_jobs(request: Request, data: Data, context: Context, folders: Sequen
     """The teachers of a distillation: those in ``folders``, checked, or one to be trained."""
     check_own_network(request, data.spec)
     request.method.check_number(len(folders) or len(request.teachers) or 1)
+    if request.method.hard_labels and request.labels.codec == "none" and not folders and not request.teachers:
+        return ()
     if folders:
         for folder in folders:
             check_fits(folder, data.spec, request)

@@ -1,12 +1,14 @@
 """Random changes of a student's batches that no label was made for: DSA, RandAugment.
 
 They come after the view plan and go with hard targets only. Every draw is from the generator that is handed in, so a
-run that is taken up again sees the same batches.
+run that is taken up again sees the same batches. Methods that match real images with synthetic ones show both through
+:func:`siamese` changes, which are the same operations with one parameter for a whole batch.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,10 +20,14 @@ from condense.views.config import check_choice
 from condense.views.render import crop_flip
 from condense.views.resample import resample
 
-__all__ = ["AUGMENTS", "Augment", "augment", "dsa", "rand_augment"]
+__all__ = ["AUGMENTS", "FAMILIES", "Augment", "Family", "augment", "dsa", "rand_augment", "siamese"]
 
 Augment = Literal["none", "dsa", "dsa-unmirrored", "randaugment"]
 AUGMENTS: tuple[str, ...] = get_args(Augment)
+
+Family = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+"""The operations of DSA, in its order."""
 
 
 def augment(kind: Augment, images: Tensor, mean: Tensor, std: Tensor, draws: np.random.Generator) -> Tensor:
@@ -45,54 +51,69 @@ def dsa(images: Tensor, draws: np.random.Generator, *, mirrored: bool = True) ->
     return changed
 
 
-def drawn(images: Tensor, draws: np.random.Generator, low: float, high: float) -> Tensor:
-    """One uniform number for each image, (n, 1, 1, 1)."""
-    numbers = torch.from_numpy(draws.uniform(low, high, (len(images), 1, 1, 1)))
+def siamese(images: Tensor, families: Sequence[Family], draws: np.random.Generator) -> Tensor:
+    """Normalised ``images`` (n, C, H, W) after each of ``families``, with parameters that all of them share.
+
+    The draws depend on the images' shape and not on their number, so generators of one key change two batches alike:
+    the siamese rule of DSA, arXiv 2102.08259, section 3.2. Differentiable, on a GPU deterministically.
+    """
+    operations = {"color": color, "crop": crop, "cutout": cutout, "flip": flip, "scale": scale, "rotate": rotate_all}
+    for family in families:
+        images = operations[family](images, draws, 1)
+    return images
+
+
+def drawn(images: Tensor, draws: np.random.Generator, low: float, high: float, count: int | None = None) -> Tensor:
+    """``count`` uniform numbers, by default one for each image: (count, 1, 1, 1)."""
+    numbers = torch.from_numpy(draws.uniform(low, high, (count or len(images), 1, 1, 1)))
     return numbers.to(images.device, images.dtype)
 
 
-def color(images: Tensor, draws: np.random.Generator) -> Tensor:
+# The operations take the number of their parameters: one for each image, or 1, which all images share.
+
+
+def color(images: Tensor, draws: np.random.Generator, count: int | None = None) -> Tensor:
     """Brightness, then saturation, then contrast."""
-    images = images + drawn(images, draws, -0.5, 0.5)
+    images = images + drawn(images, draws, -0.5, 0.5, count)
     grey = images.mean(1, keepdim=True)
-    images = torch.lerp(grey, images, drawn(images, draws, 0.0, 2.0)) if images.shape[1] > 1 else images
+    images = torch.lerp(grey, images, drawn(images, draws, 0.0, 2.0, count)) if images.shape[1] > 1 else images
     middle = images.mean((1, 2, 3), keepdim=True)
-    return torch.lerp(middle, images, drawn(images, draws, 0.5, 1.5))
+    return torch.lerp(middle, images, drawn(images, draws, 0.5, 1.5, count))
 
 
-def crop(images: Tensor, draws: np.random.Generator) -> Tensor:
+def crop(images: Tensor, draws: np.random.Generator, count: int | None = None) -> Tensor:
     """Shifts by up to an eighth of each side."""
     sides = np.array(images.shape[2:])
     most = (0.125 * sides + 0.5).astype(np.int64)
-    shifts = draws.integers(-most, most + 1, (len(images), 2))
+    shifts = draws.integers(-most, most + 1, (count or len(images), 2))
     boxes = np.concatenate([shifts, np.broadcast_to(sides, shifts.shape)], 1)
-    still = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    still = torch.zeros(len(boxes), dtype=torch.bool, device=images.device)
     return crop_flip(images, torch.from_numpy(boxes).to(images.device), still)
 
 
-def cutout(images: Tensor, draws: np.random.Generator) -> Tensor:
+def cutout(images: Tensor, draws: np.random.Generator, count: int | None = None) -> Tensor:
     """A block of half of each side is 0, cut off where it sticks out."""
     masks = []
     for side in images.shape[2:]:
         size = int(0.5 * side + 0.5)
-        start = draws.integers(0, side + (1 - size % 2), (len(images), 1)) - size // 2
+        start = draws.integers(0, side + (1 - size % 2), (count or len(images), 1)) - size // 2
         places = np.arange(side)
         masks.append(torch.from_numpy((places >= start) & (places < start + size)).to(images.device))
     down, across = masks
     return images.masked_fill((down[:, :, None] & across[:, None, :])[:, None], 0)
 
 
-def flip(images: Tensor, draws: np.random.Generator) -> Tensor:
+def flip(images: Tensor, draws: np.random.Generator, count: int | None = None) -> Tensor:
     """Left to right, every second image."""
-    turned = torch.from_numpy(draws.random(len(images)) < 0.5).to(images.device)
+    turned = torch.from_numpy(draws.random(count or len(images)) < 0.5).to(images.device)
     return torch.where(turned[:, None, None, None], images.flip(3), images)
 
 
-def scale(images: Tensor, draws: np.random.Generator) -> Tensor:
+def scale(images: Tensor, draws: np.random.Generator, count: int | None = None) -> Tensor:
     """Rows and columns, each by its own factor from 1/1.2 to 1.2, around the middle."""
     lines = []
     for side in reversed(images.shape[2:]):  # the factor of columns comes first in an affine matrix
-        factor = drawn(images, draws, 1 / 1.2, 1.2).view(-1, 1)
+        factor = drawn(images, draws, 1 / 1.2, 1.2, count).view(-1, 1)
         centres = torch.arange(0.5, side, device=images.device, dtype=images.dtype) - side / 2
         lines.append(factor * centres + (side - 1) / 2)
     return resample(images, lines[1], lines[0])
@@ -105,6 +126,29 @@ def rotate(images: Tensor, draws: np.random.Generator) -> Tensor:
     matrices = torch.stack([cosine, -sine, none, sine, cosine, none], 1).view(-1, 2, 3)
     grid = functional.affine_grid(matrices, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, align_corners=False)
+
+
+def rotate_all(images: Tensor, draws: np.random.Generator, _count: int | None = None) -> Tensor:
+    """:func:`rotate` by one angle for all images, as the weighted sum of four shifted copies.
+
+    The backward of PyTorch's sampling of a grid adds in no order on a GPU; that of an index does not have to.
+    """
+    height, width = images.shape[2:]
+    angle = drawn(images, draws, -15.0, 15.0, 1).view(()) * (math.pi / 180)
+    down, across = (
+        torch.arange(0.5, side, device=images.device, dtype=images.dtype) / side * 2 - 1 for side in (height, width)
+    )
+    columns = ((across * angle.cos() - down[:, None] * angle.sin() + 1) * width - 1) / 2
+    rows = ((across * angle.sin() + down[:, None] * angle.cos() + 1) * height - 1) / 2
+    flat = images.flatten(2)
+    parts = []
+    for row in (rows.floor(), rows.floor() + 1):
+        for column in (columns.floor(), columns.floor() + 1):
+            weight = (1 - (rows - row).abs()) * (1 - (columns - column).abs())
+            weight = weight * ((row >= 0) & (row < height) & (column >= 0) & (column < width))
+            place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+            parts.append(flat.index_select(2, place.long().flatten()) * weight.flatten())
+    return torch.stack(parts).sum(0).view(images.shape)
 
 
 def rand_augment(pixels: Tensor, draws: np.random.Generator, *, operations: int = 2, magnitude: int = 9) -> Tensor:

@@ -29,7 +29,7 @@ BETA_ALPHAS = (0.2, 0.4, 0.5, 0.8, 1.0)
 
 Aspect = Literal["standard", "square"]
 Crop = Literal["none", "resized", "pad"]
-Mix = Literal["none", "cutmix", "mixup"]
+Mix = Literal["none", "cutmix", "mixup", "selfmix"]
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -68,7 +68,9 @@ class ViewConfig:
     (``standard``: log-uniform in [3/4, 4/3]; ``square``: 1) resized to the full image; ``pad``, a shift by up to
     ``pad`` pixels with zeros moving in. ``flip``: probability of a left-right flip. ``mix``: CutMix
     (arXiv 1905.04899) or Mixup (arXiv 1710.09412) with lambda ~ Beta(``mix_alpha``, ``mix_alpha``), one lambda, one
-    permutation and one box per step as in SRe2L (arXiv 2306.13092). ``batch_size``: images per optimiser step.
+    permutation and one box per step as in SRe2L (arXiv 2306.13092); or SelfMix (FerKD, arXiv 2312.17473), the box of
+    CutMix filled from another crop of the same image. (FerKD takes crops that the teacher finds alike hard; here any
+    two, since views are drawn before anybody has seen them.) ``batch_size``: images per optimiser step.
     ``group_size``: images that share BatchNorm statistics; None: the whole step.
 
     Raises :class:`ConfigError` for a value out of range.

@@ -40,7 +40,8 @@ class EpochPlan:
     ``boxes`` int32 (n, 4): top, left, height, width of the crop; outside the image pixels are 0. ``flips`` bool (n,).
     ``partner`` int64 (n,): position of the mix partner, in the same step (itself without mix). ``lam`` float64 (n,):
     weight of the own image in [0, 1] (CutMix: its exact area; 1 without mix). ``mix_boxes`` int32 (n, 4): where CutMix
-    pastes the partner; zeros otherwise.
+    pastes the partner; zeros otherwise. SelfMix pastes there another crop of the image itself, which is its own
+    partner: ``inner_boxes`` int32 (n, 4) and ``inner_flips`` bool (n,), None without.
     """
 
     order: Ints
@@ -51,6 +52,8 @@ class EpochPlan:
     partner: Ints
     lam: Floats
     mix_boxes: Boxes
+    inner_boxes: Boxes | None = None
+    inner_flips: npt.NDArray[np.bool_] | None = None
 
     @property
     def n_items(self) -> int:
@@ -76,17 +79,22 @@ def plan(config: ViewConfig, seed: int, epoch: int, n_items: int, height: int, w
         raise ConfigError(f"a plan needs at least one item of 1x1 pixels, got {n_items} of {height}x{width}")
     order = np.argsort(raw(n_items, seed, "view-order", epoch), kind="stable").astype(np.int64)
     steps = step_offsets(n_items, config.batch_size)
-    flips = uniform(raw(n_items, seed, "view-flip", epoch)) < config.flip
+    inner_boxes = inner_flips = None
+    if config.mix == "selfmix":
+        inner_boxes = draw_boxes(config, "view-crop-inner", seed, epoch, n_items, height, width)[order]
+        inner_flips = draw_flips(config, "view-flip-inner", seed, epoch, n_items)[order]
     partner, lam, mix_boxes = draw_mix(config, seed, epoch, order, steps, height, width)
     return EpochPlan(
         order=order,
         steps=steps,
         groups=group_offsets(steps, config.group_size),
-        boxes=draw_boxes(config, seed, epoch, n_items, height, width)[order],
-        flips=flips[order],
+        boxes=draw_boxes(config, "view-crop", seed, epoch, n_items, height, width)[order],
+        flips=draw_flips(config, "view-flip", seed, epoch, n_items)[order],
         partner=partner,
         lam=lam,
         mix_boxes=mix_boxes,
+        inner_boxes=inner_boxes,
+        inner_flips=inner_flips,
     )
 
 
@@ -136,12 +144,17 @@ def group_offsets(steps: Ints, group_size: int | None) -> Ints:
     return np.append(starts.ravel(), steps[-1])
 
 
-def draw_boxes(config: ViewConfig, seed: int, epoch: int, n_items: int, height: int, width: int) -> Boxes:
+def draw_flips(config: ViewConfig, stream: str, seed: int, epoch: int, n_items: int) -> npt.NDArray[np.bool_]:
+    """Whether each item is flipped, (n,), by item."""
+    return uniform(raw(n_items, seed, stream, epoch)) < config.flip
+
+
+def draw_boxes(config: ViewConfig, stream: str, seed: int, epoch: int, n_items: int, height: int, width: int) -> Boxes:
     """The crop box of every item, (n, 4), by item."""
     if config.crop == "none":
         return np.tile(np.array([0, 0, height, width], dtype=np.int32), (n_items, 1))
     per_item = RESIZED_WORDS if config.crop == "resized" else 2
-    words = raw(n_items * per_item, seed, "view-crop", epoch).reshape(n_items, per_item)
+    words = raw(n_items * per_item, seed, stream, epoch).reshape(n_items, per_item)
     if config.crop == "pad":
         return pad_boxes(words, height, width, config.pad)
     return resized_boxes(words, height, width, *config.scale, config.aspect)
@@ -155,10 +168,12 @@ def draw_mix(
     if config.mix == "none":
         return np.arange(n_items), np.ones(n_items), np.zeros((n_items, 4), dtype=np.int32)
     step_of = np.repeat(np.arange(n_steps), np.diff(steps))
-    partner = np.lexsort((raw(n_items, seed, "view-partner", epoch)[order], step_of)).astype(np.int64)
+    partner = np.arange(n_items)
+    if config.mix != "selfmix":
+        partner = np.lexsort((raw(n_items, seed, "view-partner", epoch)[order], step_of)).astype(np.int64)
     words = raw(3 * n_steps, seed, "view-mix", epoch).reshape(n_steps, 3)
     lam = mix_weights(words[:, 0], config.mix_alpha)
     boxes = np.zeros((n_steps, 4), dtype=np.int32)
-    if config.mix == "cutmix":
+    if config.mix in ("cutmix", "selfmix"):
         boxes, lam = cutmix_boxes(lam, words[:, 1:], height, width)
     return partner, lam[step_of], boxes[step_of]

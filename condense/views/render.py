@@ -8,6 +8,7 @@ Images are (n, C, H, W), any float dtype; results have channels-last strides.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -71,6 +72,11 @@ def render(images: Tensor, plan: EpochPlan, positions: slice) -> Tensor:
     own = np.arange(plan.n_items)[positions]
     if (plan.lam[own] == 1.0).all():
         return render_crops(images, plan, own)
+    if plan.inner_boxes is not None and plan.inner_flips is not None:
+        inner = replace(plan, boxes=plan.inner_boxes, flips=plan.inner_flips)
+        mine, pasted = (render_crops(images, each, own).permute(0, 2, 3, 1) for each in (plan, inner))
+        itself = torch.arange(len(own), device=images.device)
+        return paste(mine, pasted, itself, plan.mix_boxes[own]).permute(0, 3, 1, 2)
     drawn = np.union1d(own, plan.partner[own])
     crops = render_crops(images, plan, drawn).permute(0, 2, 3, 1)
     mine = crops if len(drawn) == len(own) else crops[torch.from_numpy(drawn.searchsorted(own)).to(images.device)]

@@ -1,0 +1,182 @@
+"""What happens to a network between two matches: it is trained, on synthetic or on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from condense.device import Compute
+from condense.matching.real import RealImages
+from condense.seeding import generator
+from condense.views.augment import Augment, Family, augment, color, crop, cutout, flip, rotate, scale
+from condense.views.render import channels_last
+
+__all__ = ["OnReal", "OnSynthetic", "Step", "Training"]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step's images (n, C, H, W) and targets (n,); if mixed, also others and the share of ``targets``."""
+
+    images: Tensor
+    targets: Tensor
+    others: Tensor | None = None
+    share: float = 1.0
+
+    def loss(self, logits: Tensor) -> Tensor:
+        own = functional.cross_entropy(logits, self.targets)
+        if self.others is None:
+            return own
+        return self.share * own + (1 - self.share) * functional.cross_entropy(logits, self.others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """What the steps are drawn by and from. ``items``: the synthetic images (n, C, H, W), and their classes (n,)."""
+
+    seed: int
+    set_index: int
+    items: Tensor
+    targets: Tensor
+    real: RealImages
+    mean: Tensor
+    std: Tensor
+
+
+class Training(Protocol):
+    """A way to train; ``optimiser`` makes the optimiser of a fresh network."""
+
+    def optimiser(self, network: nn.Module) -> torch.optim.SGD: ...
+
+    def steps(self, number: int, around: Around) -> Iterator[Step]:
+        """Those behind match ``number``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnSynthetic:
+    """DC's and DSA's: ``epochs`` passes over the synthetic set, by plain gradient descent.
+
+    ``augment``: one family a batch, with parameters for each image, as DSA trains its networks.
+    """
+
+    epochs: int
+    batch: int = 256
+    lr: float = 0.01
+    augment: Augment = "none"
+
+    def optimiser(self, network: nn.Module) -> torch.optim.SGD:
+        return torch.optim.SGD(network.parameters(), lr=self.lr)
+
+    def steps(self, number: int, around: Around) -> Iterator[Step]:
+        for epoch in range(self.epochs):
+            draws = generator(around.seed, "epoch on synthetic images", around.set_index, number, epoch)
+            order = torch.from_numpy(draws.permutation(len(around.items))).to(around.items.device)
+            for chosen in order.split(self.batch):
+                images = augment(self.augment, around.items[chosen], around.mean, around.std, draws)
+                yield Step(images, around.targets[chosen])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnReal:
+    """IDC's: so many batches of real images that ``images`` have been seen, with CutMix.
+
+    Batches are consecutive in a random order of all images that goes on from match to match. Each image is changed by
+    ``families``, with parameters of its own.
+    """
+
+    images: int
+    batch: int = 64
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    cutmix: float = 0.5
+    families: tuple[Family, ...] = ("color", "crop")
+
+    def optimiser(self, network: nn.Module) -> torch.optim.SGD:
+        return torch.optim.SGD(network.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+    def steps(self, number: int, around: Around) -> Iterator[Step]:
+        positions = np.concatenate(list(around.real.members.values()))
+        labels = np.repeat(list(around.real.members), [len(one) for one in around.real.members.values()])
+        batch = min(self.batch, len(positions))
+        count, a_pass = -(-self.images // batch), len(positions) // batch
+        before, order = -1, positions[:0]
+        for place in range(number * count, (number + 1) * count):
+            if place // a_pass != before:
+                before = place // a_pass
+                order = generator(around.seed, "order of real images", around.set_index, before).permutation(
+                    len(positions)
+                )
+            chosen = order[place % a_pass * batch :][:batch]
+            draws = generator(around.seed, "step on real images", around.set_index, place)
+            images = each_changed(around.real.at(positions[chosen]), self.families, draws)
+            targets = torch.from_numpy(labels[chosen]).to(images.device)
+            yield cut_and_mixed(images, targets, draws) if draws.random() < self.cutmix else Step(images, targets)
+
+
+def each_changed(images: Tensor, families: tuple[Family, ...], draws: np.random.Generator) -> Tensor:
+    """Normalised images, each changed by all ``families`` with parameters of its own."""
+    operations = {"color": color, "crop": crop, "cutout": cutout, "flip": flip, "scale": scale, "rotate": rotate}
+    for family in families:
+        images = operations[family](images, draws)
+    return images
+
+
+def cut_and_mixed(images: Tensor, targets: Tensor, draws: np.random.Generator) -> Step:
+    """CutMix (arXiv 1905.04899) with one box for the batch, whose area is uniform, cut off at the border.
+
+    The share of the own class is that of the area that is left.
+    """
+    height, width = images.shape[2:]
+    side = (1 - draws.beta(1.0, 1.0)) ** 0.5
+    spans = []
+    for length in (height, width):
+        centre, half = int(draws.integers(length)), int(length * side) // 2
+        spans.append(slice(max(0, centre - half), min(length, centre + half)))
+    partner = torch.from_numpy(draws.permutation(len(images))).to(images.device)
+    mixed = images.clone()
+    mixed[..., spans[0], spans[1]] = images[partner][..., spans[0], spans[1]]
+    area = (spans[0].stop - spans[0].start) * (spans[1].stop - spans[1].start)
+    return Step(mixed, targets, targets[partner], 1 - area / (height * width))
+
+
+class Trainer:
+    """A network with its optimiser, trained between matches. State can be taken out and put back bit by bit."""
+
+    def __init__(self, network: nn.Module, training: Training, compute: Compute) -> None:
+        self.network, self.training, self.compute = network, training, compute
+        self.optimiser = training.optimiser(network)
+
+    def advance(self, number: int, around: Around) -> None:
+        self.network.train()
+        for step in self.training.steps(number, around):
+            self.optimiser.zero_grad(set_to_none=True)
+            with self.compute.autocast():
+                logits = self.network(channels_last(step.images))
+            step.loss(logits.to(step.images.dtype)).backward()
+            self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        held = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            momentum = self.optimiser.state.get(parameter, {}).get("momentum_buffer")
+            if momentum is not None:
+                held[f"momentum.{name}"] = momentum
+        return held
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take back what :meth:`state` gave, with the strides of the weights."""
+        for name, value in self.network.state_dict().items():
+            value.copy_(state[f"network.{name}"])
+        for name, parameter in self.network.named_parameters():
+            if f"momentum.{name}" in state:
+                buffer = torch.empty_like(parameter).copy_(state[f"momentum.{name}"])
+                self.optimiser.state[parameter]["momentum_buffer"] = buffer

@@ -1,0 +1,74 @@
+"""Real images, class by class, and the changes that real and synthetic images of a class go through alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from condense.data.pixels import normalise, to_pixels
+from condense.data.spec import DatasetSpec, Split
+from condense.errors import DataError
+from condense.matching.derivatives import Batch
+from condense.seeding import generator
+from condense.selection import members_of
+from condense.views.augment import Family, siamese
+
+__all__ = ["Alike", "RealImages"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alike:
+    """Siamese augmentation: for each class and step one draw, which real and synthetic images share.
+
+    ``one``: one of ``families``, drawn (DSA), or all of them in their order (IDC).
+    """
+
+    families: tuple[Family, ...]
+    one: bool
+
+    def __call__(self, images: Tensor, draws: np.random.Generator) -> Tensor:
+        """Normalised images (n, C, H, W), changed. Generators of one key change any number of images alike."""
+        chosen = [self.families[draws.integers(len(self.families))]] if self.one else self.families
+        return siamese(images, chosen, draws)
+
+
+class RealImages:
+    """The training images of ``classes``. Raises `DataError` for a class without any.
+
+    ``like``: a tensor of the dtype, and on the device, that images are wanted with.
+    """
+
+    def __init__(self, train: Split, spec: DatasetSpec, classes: Sequence[int], like: Tensor) -> None:
+        labels = np.asarray(train.labels)
+        self.images, self.spec, self.like = train.images, spec, like
+        self.members = {label: members_of(labels, label) for label in classes}
+        for label, members in self.members.items():
+            if not len(members):
+                raise DataError(
+                    f'class "{spec.classes[label]}" of {spec.name} has no training images to match; leave it out'
+                )
+
+    def draw(self, label: int, count: int, *key: int | str, seed: int) -> Tensor:
+        """``count`` different random images of a class, or all that there are: normalised (n, C, H, W).
+
+        The draw is keyed by ``key``, a purpose and numbers, and the class.
+        """
+        purpose, *numbers = key
+        members = self.members[label]
+        random = generator(seed, str(purpose), *map(int, numbers), label)
+        chosen = random.choice(len(members), count, replace=False) if count < len(members) else slice(None)
+        return self.at(np.sort(members[chosen]))
+
+    def at(self, positions: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
+        """The images at these positions of the training set, normalised."""
+        pixels = to_pixels(np.asarray(self.images[positions])).to(self.like.device)
+        return normalise(pixels, self.spec).to(self.like.dtype)
+
+
+def batch_of(parts: Sequence[Tensor], labels: Sequence[int]) -> Batch:
+    """The images of some classes as a batch."""
+    return Batch(torch.cat(list(parts)), tuple(labels), tuple(map(len, parts)))
