@@ -159,11 +159,6 @@ class Method(ABC):
         return Canvas("pixels")
 
     @property
-    def divisible(self) -> bool:
-        """Whether a job may be done in halves, each with half of the slots and less memory."""
-        return True
-
-    @property
     def optimisation_steps(self) -> int:
         """Steps of one job; 0 where nothing is optimised."""
         return 0
@@ -186,6 +181,11 @@ class Method(ABC):
     def sets_differ(self) -> bool:
         """Whether sets of different numbers are independent; False where they would be the same images."""
         return True
+
+    @property
+    def independent(self) -> Literal["slots", "classes", "nothing"]:
+        """What of a job can be done apart to the same rows, as is done where memory does not suffice."""
+        return "slots"
 
     @property
     def asks_priors(self) -> bool:

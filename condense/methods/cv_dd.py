@@ -30,8 +30,9 @@ class SRe2LPlus(RecoveryMethod):
     (``labels.teacher_bn=batch``, ``labels.views.group_size=8``). Published students: AdamW, rate 0.001, a half
     cosine that ends at half the rate in some settings, KL at temperature 20.
 
-    Differs from the authors' program as SRe2L here does in points 1 to 5, and: dropout is off and running statistics
-    stay as they are when labels are made; the last batch is not cut in two unequal halves.
+    Differs from the authors' program as SRe2L here does in points 1 to 5, and: it starts from random real images, where
+    the authors' starts are ready-made files called "medium", which ``start=median`` is near to; dropout is off and
+    running statistics stay as they are when labels are made; the last batch is not cut in two unequal halves.
     """
 
     name = "sre2l++"

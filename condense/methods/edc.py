@@ -40,11 +40,14 @@ class EDC(RecoveryMethod):
     small batches, a learning rate that ends at half its height (``optim.schedule=smoothed``), weights averaged at rate
     0.99 (``optim.averaged=0.99``), mean squared error of logits; here students have KL.
 
-    Differs from the authors' program in: (1) only BatchNorm layers are matched, not the inputs of convolutions; (2) the
-    averages begin with each job and for each network, and as the first step's statistics, where the program's carry
-    over to the next batch of images; (3) turns are counted from the first step of a job, where the program counts on;
-    (4) there is no flatness term, which the released scripts leave out as well; (5) points 1, 2 and 5 of SRe2L here.
-    G-VBSM is this with ``start=noise``, ``class_share=0``, without its term on eigenvalues.
+    Differs from the authors' program in: (1) only BatchNorm layers are matched, not the inputs of convolutions, and the
+    first of them counts ten times, where there it is the first of both kinds; (2) the averages begin with each job and
+    for each network, and as the first step's statistics, where the program's carry over to the next batch of images;
+    (3) turns are counted from the first step of a job, where the program counts on; (4) there is no flatness term,
+    which the released scripts leave out as well; (5) a batch is of whole classes, as many as 100 images hold, where the
+    program cuts its list of images, class by class, after every 100; (6) real images are not flipped before they start,
+    and ImageNet's collages want ``start=easy``; (7) points 1, 2 and 5 of SRe2L here. G-VBSM is this with
+    ``start=noise``, ``class_share=0`` and views, rate and steps of its own, without its term on eigenvalues.
     """
 
     name = "edc"

@@ -34,7 +34,7 @@ class FADRM(SRe2LPlus):
     and 2 blocks with lr 0.01 for Tiny-ImageNet. Views and labels are those of SRe2L++.
 
     Differs from the authors' program in bfloat16 in the place of float16 with scaled losses, in rounding where it
-    truncates, and as SRe2L++ here does from theirs.
+    truncates, and, but for the start, as SRe2L++ here does from theirs.
     """
 
     name = "fadrm"

@@ -145,8 +145,8 @@ class MatchedMethod(Method):
         return {"codec": "none"}
 
     @property
-    def divisible(self) -> bool:
-        return False
+    def independent(self) -> Literal["slots", "classes", "nothing"]:
+        return "nothing"
 
     @property
     def optimisation_steps(self) -> int:

@@ -25,15 +25,15 @@ Weights = npt.NDArray[np.float64]
 class Perturbed(Hooks):
     """Every group has teachers of its own, moved up the loss of the group's first images as the first step shows them.
 
-    ``weights``: of each of ``networks`` in each group, (teachers, groups); ``tap`` makes them give their statistics,
-    each teacher's copies one after the other. Memory holds a copy of each teacher for every group that it judges.
+    ``weights``: of each of ``networks`` in each group, (teachers, groups); ``tap`` makes copies of them, told which is
+    whose, give their statistics. Memory holds a copy of each teacher for every group that it judges.
     """
 
     def __init__(
         self,
         networks: Sequence[nn.Module],
         weights: Weights,
-        tap: Callable[[Sequence[nn.Module]], list[TappedNetwork]],
+        tap: Callable[[Sequence[nn.Module], Sequence[int]], list[TappedNetwork]],
         stages: Sequence[Stage],
         problem: Problem,
         config: PerturbConfig,
@@ -47,15 +47,16 @@ class Perturbed(Hooks):
         images = canvas.images()
         shown = apply_recovery(images, self._first_draws(images), 0)
         targets = torch.tensor(self.problem.targets, device=images.device).expand(len(shown), -1)
+        owners, judged = (places.tolist() for places in np.nonzero(self.weights))
         moved = [
-            perturb(network, shown[group], targets[group], radius=self.config.radius, steps=self.config.steps)
-            if self.weights[teacher, group]
-            else network
-            for teacher, network in enumerate(self.networks)
-            for group in range(len(shown))
+            perturb(
+                self.networks[teacher], shown[group], targets[group], radius=self.config.radius, steps=self.config.steps
+            )
+            for teacher, group in zip(owners, judged, strict=True)
         ]
-        alone = np.concatenate([np.diag(row) for row in self.weights])
-        return committee(self.tap(moved), alone, turns=self.turns)
+        alone = np.zeros((len(moved), len(shown)))
+        alone[np.arange(len(moved)), judged] = self.weights[owners, judged]
+        return committee(self.tap(moved, owners), alone, turns=self.turns)
 
     def _first_draws(self, images: Tensor) -> RecoveryDraws:
         return recovery_draws(

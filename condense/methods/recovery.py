@@ -6,13 +6,13 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from condense.canvas import Pixels
+from condense.canvas import Canvas, Pixels
 from condense.checkpoint import Checkpoint
 from condense.data.spec import DatasetSpec, Split
 from condense.device import Compute
@@ -24,7 +24,7 @@ from condense.methods.layout import Layout
 from condense.methods.masks import NonCriticalMask
 from condense.methods.perturbed import Perturbed
 from condense.methods.residual import Residual, check_sizes, residual_sizes, residual_stages
-from condense.methods.settings import RecoveryConfig, ViewChanges
+from condense.methods.settings import Batch, RecoveryConfig, ViewChanges
 from condense.networks.base import InputShape
 from condense.objectives import BatchNormDistance, ClassStatisticsDistance, CrossEntropy, MovingStatistics, Objective
 from condense.progress import Report
@@ -38,6 +38,13 @@ from condense.views.recovery import RecoveryViews
 __all__ = ["RecoveryConfig", "RecoveryMethod", "ViewChanges", "published_roll"]
 
 Weights = npt.NDArray[np.float64]
+
+INDEPENDENT: Mapping[Batch, Literal["slots", "classes", "nothing"]] = {
+    "slot": "slots",
+    "class": "classes",
+    "all": "nothing",
+}
+"""What shares no batch, and so no statistics."""
 
 
 class RecoveryMethod(Method):
@@ -70,16 +77,16 @@ class RecoveryMethod(Method):
         return JobSizes(self.config.batch_classes, self.config.job_images)
 
     @property
-    def divisible(self) -> bool:
-        return self.config.batch == "slot"
-
-    @property
     def optimisation_steps(self) -> int:
         return self.config.steps
 
     @property
     def contains_real_images(self) -> bool:
         return STARTS[self.config.start].real
+
+    @property
+    def independent(self) -> Literal["slots", "classes", "nothing"]:
+        return INDEPENDENT[self.config.batch]
 
     @property
     def asks_priors(self) -> bool:
@@ -144,8 +151,34 @@ class RecoveryMethod(Method):
         checkpoint: Checkpoint,
     ) -> Rows:
         self._check_teachers(teachers)
+        canvas = self.recover(
+            job,
+            self._start(job, train, teachers, compute, report),
+            teachers=teachers,
+            precomputed=precomputed,
+            compute=compute,
+            report=report,
+            checkpoint=checkpoint,
+        )
+        return Rows.of(job, Layout.of(job, self.config.batch).restore(canvas.rows()))
+
+    def recover(
+        self,
+        job: SynthesisJob,
+        started: Tensor,
+        *,
+        teachers: Sequence[Teacher],
+        precomputed: Precomputed,
+        compute: Compute,
+        report: Report,
+        checkpoint: Checkpoint,
+    ) -> Canvas:
+        """Optimise ``started``, (slots, classes, C, H, W), normalised: a canvas in the groups of :class:`Layout`.
+
+        In the type of ``started``, which has to be that of the teachers.
+        """
         device, config, laid = compute.torch_device, self.config, Layout.of(job, self.config.batch)
-        started = laid.arrange(self._start(job, train, teachers, compute, report)).to(device)
+        started = laid.arrange(started).to(device)
         canvas = Pixels(started, job.spec)
         stages = self.stages(job.spec)
         problem = Problem(name=self.name, seed=job.seed, groups=laid.groups, targets=laid.targets)
@@ -167,7 +200,7 @@ class RecoveryMethod(Method):
         invert(
             canvas,
             stages,
-            committee(tap(networks), weights, turns=config.committee.turns),
+            committee(tap(networks, range(len(networks))), weights, turns=config.committee.turns),
             problem,
             compute=compute,
             adam=AdamConfig(lr=config.lr),
@@ -176,16 +209,17 @@ class RecoveryMethod(Method):
             report=report,
             checkpoint=checkpoint,
         )
-        return Rows.of(job, laid.restore(canvas.rows()))
+        return canvas
 
-    def _tapped(self, precomputed: Precomputed, networks: Sequence[nn.Module]) -> list[TappedNetwork]:
-        """With the statistics of classes, where they are matched; ``networks`` may be several for each teacher."""
+    def _tapped(
+        self, precomputed: Precomputed, networks: Sequence[nn.Module], teachers: Sequence[int]
+    ) -> list[TappedNetwork]:
+        """With the statistics of classes, where they are matched; ``teachers``: whose each of ``networks`` is."""
         if self.config.class_share == 0:
             return [TappedNetwork(network) for network in networks]
         assert isinstance(precomputed, tuple)
         known = [one.targets(self.config.class_variance) for one in precomputed]
-        each = len(networks) // len(known)
-        return [TappedNetwork(network, known[place // each]) for place, network in enumerate(networks)]
+        return [TappedNetwork(network, known[teacher]) for network, teacher in zip(networks, teachers, strict=True)]
 
     def _objective(self) -> Objective:
         config = self.config

@@ -13,7 +13,7 @@ from condense.starts import STARTS, PatchConfig
 from condense.views.config import check_choice, check_fraction, check_integer
 from condense.views.recovery import RecoveryViews
 
-__all__ = ["MaskConfig", "PerturbConfig", "RecoveryConfig", "ResidualConfig", "ViewChanges"]
+__all__ = ["Batch", "MaskConfig", "PerturbConfig", "RecoveryConfig", "ResidualConfig", "ViewChanges"]
 
 Start = Literal["noise", "real", "easy", "critical", "median"]
 Batch = Literal["slot", "class", "all"]

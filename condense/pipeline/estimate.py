@@ -119,6 +119,11 @@ def explain(error: MemoryShortError, jobs: Sequence[Job], request: Request, cont
     )
 
 
+def slots_in(job: Job) -> int:
+    """Slots of a job that makes rows."""
+    return len(job.config["slots"])
+
+
 def items_per_class(request: Request, spec: DatasetSpec) -> int:
     """Images of a class that train, of one set."""
     canvas = request.method.canvas
@@ -176,7 +181,7 @@ class _Prober:
         self.context.report("looking for a batch that fits", 0, 1)
         while too_many - fits > max(1, too_many // 8):
             count = (fits + too_many) // 2
-            few = self._with_slots(job, 1)
+            few = self._with_slots(job, slots_in(job))
             few = replace(few, config={**few.config, "classes": few.config["classes"][:count]})
             try:
                 self._run(few)
@@ -220,23 +225,25 @@ class _Prober:
         together, a whole job.
         """
         method = self.request.method
-        if method.needs.precomputed in ("features", "dynamics") or not method.divisible:
-            one, peak = self._run(self._with_slots(jobs[0], len(jobs[0].config["slots"])))
+        if method.needs.precomputed in ("features", "dynamics") or method.independent != "slots":
+            one, peak = self._run(self._with_slots(jobs[0], slots_in(jobs[0])))
             return None if one is None else one * len(jobs), peak
         one, one_peak = self._run(self._with_slots(jobs[0], 1))
-        if one is None or max(job.groups for job in jobs) == 1:
+        most = max(slots_in(job) for job in jobs)
+        if one is None or most == 1:
             return None if one is None else one * len(jobs), one_peak
-        two, two_peak = self._run(self._with_slots(max(jobs, key=lambda job: job.groups), 2))
+        two, two_peak = self._run(self._with_slots(max(jobs, key=slots_in), 2))
         if two is None or one_peak is None or two_peak is None:
             return None, one_peak
         each = max(two - one, 0.1 * one)
-        most = max(job.groups for job in jobs)
-        return sum(one + each * (job.groups - 1) for job in jobs), one_peak + (most - 1) * max(0, two_peak - one_peak)
+        seconds = sum(one + each * (slots_in(job) - 1) for job in jobs)
+        return seconds, one_peak + (most - 1) * max(0, two_peak - one_peak)
 
     def _with_slots(self, job: Job, count: int) -> Job:
         for below in job.inputs:
             self._have(below)
-        return replace(job, config={**job.config, "slots": job.config["slots"][:count]}, groups=min(count, job.groups))
+        slots = job.config["slots"][:count]
+        return replace(job, config={**job.config, "slots": slots}, groups=1)  # of which nobody makes halves
 
     def _labels(self, jobs: list[Job]) -> tuple[float | None, int | None]:
         """On no more than so many images; time grows with their number."""

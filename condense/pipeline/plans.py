@@ -155,8 +155,13 @@ def rows_jobs(
     *,
     without: Mapping[str, float] | None = None,
 ) -> Iterator[Job]:
-    """The job of a block; or, where memory did not suffice for it, those of its halves."""
-    slots = block.slots
+    """The job of a block; or, where memory did not suffice for it, those of its halves.
+
+    A batch is never cut: halves are of slots or of classes, as the method says, and there are none where a job is one
+    batch.
+    """
+    slots, classes = block.slots, block.classes
+    apart = {"slots": slots, "classes": classes, "nothing": ()}[method.independent]
     whole: dict[str, Any] = {} if block.ipc is None else {"ipc": block.ipc}
     if without:
         whole = {**whole, "without": dict(without)}
@@ -168,22 +173,30 @@ def rows_jobs(
             "set_index": block.set_index,
             "seed": block.seed,
             "slots": list(slots),
-            "classes": list(block.classes),
+            "classes": list(classes),
             "compute": context.compute.identity(),
             **whole,
         },
         revision=method.revision,
         inputs=inputs,
-        groups=len(slots) if method.divisible else 1,
-        title=f"{method.name}, set {block.set_index}, slots {slots[0]} to {slots[-1]}",
+        groups=max(1, len(apart)),
+        title=title_of(method, block),
         **common,
     )
     if job.groups == 1 or not context.store.is_halved(job.id):
         yield job
         return
-    middle = (len(slots) + 1) // 2
-    for half in (slots[:middle], slots[middle:]):
-        yield from rows_jobs(method, replace(block, slots=half), context, inputs, common, without=without)
+    middle = (len(apart) + 1) // 2
+    for half in (apart[:middle], apart[middle:]):
+        part = replace(block, slots=half) if method.independent == "slots" else replace(block, classes=half)
+        yield from rows_jobs(method, part, context, inputs, common, without=without)
+
+
+def title_of(method: Method, block: SynthesisJob) -> str:
+    """What a block is called: its slots, and its classes if they are not all."""
+    slots, classes = block.slots, block.classes
+    title = f"{method.name}, set {block.set_index}, slots {slots[0]} to {slots[-1]}"
+    return title if len(classes) == block.spec.n_classes else f"{title}, classes {classes[0]} to {classes[-1]}"
 
 
 def labels_job(

@@ -44,8 +44,8 @@ def perturb(
     norms = [_climb(moved, images.detach(), targets, radius / steps) for _ in range(steps)]
     if not bool(torch.stack(norms).isfinite().all()):
         raise TeacherError(
-            f"{type(network).__name__} has no finite gradient on the images that it is perturbed with; check the "
-            "teacher's weights, or train it again"
+            f"{type(network).__name__} has no finite gradient on the images that it is perturbed with; lower "
+            "perturb.radius, or check the teacher's weights"
         )
     return moved.requires_grad_(False)
 
