@@ -121,7 +121,8 @@ def on_tracks(path: Path) -> str:
     results = read_results(path)
     one = results[0]
     machine = f"{one.compute['hardware']}, {one.compute['threads']} thread(s), {one.compute['precision']}"
-    return f"## {one.data}: {path.stem.partition('-')[0]} tracks\n\n{markdown(rows_of(results))}\n{machine}.\n"
+    kind = {"tracks": "all tracks", "native": "native tracks"}[path.stem.partition("-")[0]]
+    return f"## {one.data}: {kind}\n\n{markdown(rows_of(results))}\n{machine}.\n"
 
 
 def codecs(path: Path) -> str:
