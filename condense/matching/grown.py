@@ -89,8 +89,8 @@ class Grown:
 
 
 def flat_weights(network: nn.Module) -> Tensor:
-    """All numbers of a network's state that are no counters, float32 (P,)."""
-    return torch.cat([one.detach().float().flatten() for one in moving(network)])
+    """All numbers of a network's state that are no counters, (P,), in its dtype."""
+    return torch.cat([one.detach().flatten() for one in moving(network)])
 
 
 @torch.no_grad()
@@ -141,7 +141,7 @@ def grow(
     labels = np.asarray(train.labels)
     positions = np.flatnonzero(labels >= 0)
     present = np.unique(labels[positions]).tolist()
-    real = RealImages(train, spec, present, torch.zeros(1, device=compute.torch_device))
+    real = RealImages(train, spec, present, watcher.state.to(compute.torch_device))
 
     def batches(interval: int, first_step: int) -> Iterator[Batch]:
         first, last = interval * growth.every + first_step, (interval + 1) * growth.every
@@ -195,7 +195,7 @@ class _Watcher:
     def __init__(self, network: nn.Module, snapshots: int) -> None:
         self.network = network
         flat = flat_weights(network)
-        self.state = torch.zeros(snapshots + 1, len(flat))
+        self.state = torch.zeros(snapshots + 1, len(flat), dtype=flat.dtype)
         self.state[0] = flat
 
     def end_epoch(self, epoch: int, logits: Tensor, targets: Tensor) -> None:
