@@ -837,6 +837,18 @@ def test_a_network_of_idcs_pool_is_one_that_learnt_between_matches() -> None:
     torch.testing.assert_close(made.at(2), flat_weights(network), rtol=1e-4, atol=1e-6)
 
 
+def test_unbounded_pixels_are_clipped_and_rounded_where_they_are_stored(tiny_data: Data) -> None:
+    method = method_of("dm", clamp=False, lr=1e4, augment="none")
+    [job] = method.jobs(tiny_data.spec, 2, 0, 3)
+    given: dict[str, Any] = {"compute": Compute(), "report": silent, "checkpoint": NoCheckpoint()}
+    canvas = method.optimised(job, train=tiny_data.train, precomputed=None, **given)  # type: ignore[attr-defined]
+    levels = 255 * (canvas.values * canvas.std + canvas.mean)
+    assert float(levels.max()) > 260
+    assert float(levels.min()) < -5
+    wanted = levels.clamp(0, 255).round().flatten(0, 1).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(do(method, tiny_data, job).pixels, wanted.astype(np.uint8))
+
+
 def test_k_means_starts_from_different_real_images(tiny_data: Data) -> None:
     method = method_of("dm", start="k-means", lr=1e-9)
     [job] = method.jobs(tiny_data.spec, 5, 0, 3)

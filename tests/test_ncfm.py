@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cmath
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,15 @@ from torch.nn import functional
 
 import condense
 from condense import seeding
-from condense.api import Machine
 from condense.canvas import Pixels, Tiles, noise_start
 from condense.checkpoint import NoCheckpoint
 from condense.config import from_mapping
-from condense.data import DatasetSpec, Split
+from condense.data import Data, DatasetSpec, Split
 from condense.data.pixels import normalise, to_pixels
 from condense.device import Compute
 from condense.engine.events import finished_jobs
+from condense.engine.job import in_order
+from condense.engine.store import Store
 from condense.errors import ConfigError, MethodError
 from condense.matching import Alike, Grown, Growth, Matching, PixelOptim, Problem, Spectrum, flat_weights, grow, match
 from condense.matching import grown as grown_module
@@ -36,6 +36,9 @@ from condense.matching.grown import Stock, load_flat
 from condense.matching.mover import Mover
 from condense.methods import METHODS
 from condense.networks import build
+from condense.pipeline import Context, DataRequest, distill, estimate, resolve
+from condense.pipeline.estimate import _Prober
+from condense.pipeline.plans import set_jobs
 from condense.progress import silent
 from condense.training import OptimConfig
 from condense.views import augment as views
@@ -619,7 +622,7 @@ def test_bad_settings_are_refused_when_they_are_made(settings: dict[str, Any], m
         METHODS["ncfm"].Config(**settings)
 
 
-def test_what_is_missing_is_said(tiny_data: Any) -> None:
+def test_what_is_missing_is_said(tiny_data: Data) -> None:
     method = METHODS["ncfm"](from_mapping(METHODS["ncfm"].Config, SHORT))
     [job] = method.jobs(tiny_data.spec, 2, 0, 3)
     given: dict[str, Any] = {"compute": Compute(), "report": silent, "checkpoint": NoCheckpoint()}
@@ -627,17 +630,68 @@ def test_what_is_missing_is_said(tiny_data: Any) -> None:
         method.synthesise(job, teachers=(), train=tiny_data.train, precomputed=None, **given)
 
 
-def kinds_of(store: Path) -> Sequence[str]:
-    return sorted(event["kind"] for event in finished_jobs(store / "runs"))
+CPU = Compute()
+POOLS = {
+    "ncfm": {**SHORT, "pool_epochs": 1},
+    "idc": {
+        "networks": 1,
+        "matches": 3,
+        "train_images": 64,
+        "batch_real": 8,
+        "network": "convnet2-w8-in",
+        "pool": 2,
+        "pool_snapshots": 2,
+        "augment": "none",
+    },
+}
 
 
-def test_networks_are_jobs_that_sets_share(tmp_path: Path) -> None:
-    settings = {"network": "convnet2-w4-in", "pool": 2, "batch_real": 4, "frequencies": 32}
-    given: dict[str, Any] = {"data": "fashion-mini", "method": "ncfm", "ipc": 1, "quick": True, "settings": settings}
-    store = tmp_path / "store"
-    folders = condense.distill(**given, sets=2, out=tmp_path / "sets", machine=Machine(store=store))
-    kinds = kinds_of(store)
+def context_of(store: Path, data: Data) -> Context:
+    return Context(store=Store(store), compute=CPU, opened={DataRequest(name="tiny"): data})
+
+
+def request_of(name: str, **changes: Any) -> Any:
+    return resolve({"data": "tiny", "method": name, "ipc": 1, **POOLS[name], **changes})
+
+
+@pytest.mark.parametrize("name", sorted(POOLS))
+def test_networks_are_jobs_that_sets_share(name: str, tmp_path: Path, tiny_data: Data) -> None:
+    context = context_of(tmp_path / "store", tiny_data)
+    folders = distill(request_of(name, sets=2), context, out=tmp_path / "sets")
+    kinds = [event["kind"] for event in finished_jobs(tmp_path / "store" / "runs")]
     assert [kinds.count(kind) for kind in ("grown-network", "rows", "set", "teacher")] == [2, 2, 2, 0]
     first, second = (condense.load(folder) for folder in folders)
-    assert len(first) == 40  # four tiles a row
+    assert len(first) == 12  # four tiles a row
     assert not np.array_equal(first.images, second.images)
+    distill(request_of(name, ipc=2), context, out=tmp_path / "more")
+    kinds = [event["kind"] for event in finished_jobs(tmp_path / "store" / "runs")]
+    assert kinds.count("grown-network") == 2
+
+
+@pytest.mark.parametrize("name", sorted(POOLS))
+def test_a_plan_knows_the_networks(name: str, tmp_path: Path, tiny_data: Data) -> None:
+    context = context_of(tmp_path / "store", tiny_data)
+    request = request_of(name)
+    said = estimate(request, context, probe=False)
+    assert [kind.kind for kind in said.kinds] == ["grown-network", "rows", "images", "labels", "set"]
+    assert said.kinds[0].jobs == 2
+    growth = request.method.growths(tiny_data.spec, request.seed)[0]
+    assert said.kinds[0].steps == 2 * growth.snapshots * growth.every
+    jobs = in_order(set_jobs(request, tiny_data.spec, context, (), name="set"))
+    below = [job for job in jobs if job.kind == "grown-network"]
+    with _Prober(request, context, tiny_data, jobs) as prober:
+        prober._have(below[0])
+        shown = Grown.read(prober.scratch.store.path(below[0].id))
+    assert shown.snapshots.shape[0] == growth.snapshots + 1
+    assert len({job.id for job in below}) == 2
+
+
+def test_images_that_are_held_out_make_other_networks(tmp_path: Path, tiny_data: Data) -> None:
+    context = context_of(tmp_path / "store", tiny_data)
+    ids = []
+    for without in (None, {"fraction": 0.1, "seed": 0}):
+        request = replace(request_of("ncfm"), without=without)
+        jobs = in_order(set_jobs(request, tiny_data.spec, context, (), name="set"))
+        ids.append({job.id for job in jobs if job.kind == "grown-network"})
+    assert not ids[0] & ids[1]
+    assert len(ids[0] | ids[1]) == 4

@@ -188,6 +188,22 @@ class MatchedMethod(Method):
         report: Report,
         checkpoint: Checkpoint,
     ) -> Rows:
+        canvas = self.optimised(
+            job, train=train, precomputed=precomputed, compute=compute, report=report, checkpoint=checkpoint
+        )
+        return Rows.of(job, canvas.rows())
+
+    def optimised(
+        self,
+        job: SynthesisJob,
+        *,
+        train: Split | None,
+        precomputed: Precomputed,
+        compute: Compute,
+        report: Report,
+        checkpoint: Checkpoint,
+    ) -> Pixels:
+        """The canvas of the job's slots as optimisation leaves it, before anything is clipped or rounded."""
         if train is None:
             raise MethodError(f"{self.name} needs the training images")
         ipc = job.ipc or max(job.slots) + 1
@@ -205,7 +221,7 @@ class MatchedMethod(Method):
             checkpoint=checkpoint,
         )
         canvas.values = canvas.values[list(job.slots)]
-        return Rows.of(job, canvas.rows())
+        return canvas
 
     def _grown(self, precomputed: Precomputed) -> list[Grown]:
         """The networks that learnt beforehand, if it has any."""
