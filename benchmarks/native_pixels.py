@@ -67,7 +67,8 @@ def accuracies(
     labels = torch.arange(spec.n_classes, device=items.device).repeat(len(pixels))
     shape = {"channels": spec.channels, "height": spec.height, "width": spec.width, "n_classes": spec.n_classes}
     students = [
-        build(track.network, **shape, seed=key(seed, "student", options.set_index)) for seed in range(options.students)
+        build(options.student or track.network, **shape, seed=key(seed, "student", options.set_index))
+        for seed in range(options.students)
     ]
 
     def batches(epoch: int, first_step: int) -> Iterator[Batch]:
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=100)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--students", type=int, default=5)
+    parser.add_argument("--student", help="their network, if not that of the protocol")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set-index", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -146,6 +148,7 @@ def main() -> None:
         "seed": options.seed,
         "set_index": options.set_index,
         "track": track.name,
+        "student": options.student or track.network,
         "share_of_pixels_outside": round(outside(canvas), 4),
         "accuracy": {name: summary(values) for name, values in found.items()},
         "native_less": pairs,
