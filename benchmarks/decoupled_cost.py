@@ -41,7 +41,7 @@ from condense.device import Compute, keep_buffers, resolve
 from condense.memory import peak_memory
 from condense.methods import METHODS
 from condense.methods.base import Precomputed, SynthesisJob
-from condense.methods.committee import teacher_weights
+from condense.methods.parts.committee import teacher_weights
 from condense.methods.recovery import RecoveryMethod
 from condense.networks import build
 from condense.progress import silent

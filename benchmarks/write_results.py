@@ -39,7 +39,18 @@ def main() -> None:
     tables = [decoupled(path) for path in sorted(RESULTS.glob("decoupled-*.jsonl"), key=lambda path: path.stem)]
     tables += [on_tracks(path) for name in ("native", "tracks") for path in sorted(RESULTS.glob(f"{name}-*.jsonl"))]
     tables += [codecs(path) for path in sorted(RESULTS.glob("codecs-*.jsonl"))]
-    parts = [HEAD, *tables, sizes(), recover(), loading(), fuzz()]
+    parts = [
+        HEAD,
+        *tables,
+        sizes(),
+        selection(RESULTS / "selection.jsonl"),
+        stored("Speed of the recover step", "recover", "recover-float32"),
+        stored("Speed of a step of gradient matching", "matching"),
+        stored("Several students at once", "together"),
+        stored("Speed of loading", "loading"),
+        stored("Statistics: coverage and power", "statistics"),
+        stored("Damaged and hostile files", "fuzz"),
+    ]
     PAGE.write_text("\n".join(part for part in parts if part))
 
 
@@ -110,7 +121,8 @@ def on_tracks(path: Path) -> str:
     results = read_results(path)
     one = results[0]
     machine = f"{one.compute['hardware']}, {one.compute['threads']} thread(s), {one.compute['precision']}"
-    return f"## {one.data}: {path.stem.partition('-')[0]} tracks\n\n{markdown(rows_of(results))}\n{machine}.\n"
+    kind = {"tracks": "all tracks", "native": "native tracks"}[path.stem.partition("-")[0]]
+    return f"## {one.data}: {kind}\n\n{markdown(rows_of(results))}\n{machine}.\n"
 
 
 def codecs(path: Path) -> str:
@@ -125,7 +137,7 @@ def codecs(path: Path) -> str:
         "| IPC | labels | accuracy | to `full` | pixels | labels | else | part |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for (ipc, name), group in runs.items():
+    for (ipc, name), group in sorted(runs.items(), key=lambda run: (run[0][0], -part_of(run[1]), run[0][1])):
         one, items = group[0], ipc * group[0]["classes"]
         labels, other = one["bytes_labels"] / items, one["bytes_other"] / items
         pixels = one["pixel_bytes"] / items
@@ -184,22 +196,30 @@ def sizes() -> str:
     return "\n".join(lines) + "\n"
 
 
-def fuzz() -> str:
-    """What came of damaged and hostile files."""
-    path = RESULTS / "fuzz.json"
-    return f"## Damaged and hostile files\n\n```json\n{path.read_text().strip()}\n```\n" if path.exists() else ""
+def selection(path: Path) -> str:
+    """Choosing a tenth of many rows: seconds and memory against their number."""
+    if not path.exists():
+        return ""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    sizes = sorted({line["rows"] for line in lines})
+    known = {(line["picker"], line["rows"]): line for line in lines}
+    cells = [["picker", *(f"{size:,} rows" for size in sizes)], ["---"] * (len(sizes) + 1)]
+    for picker in dict.fromkeys(line["picker"] for line in lines):
+        found = [known.get((picker, size)) for size in sizes]
+        own = [f"{one['seconds']:.1f} s, {bytes_in_words(one['anonymous'])}" if one else "-" for one in found]
+        cells.append([f"`{picker}`", *own])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    first = lines[0]
+    where = f"{first['width']} numbers a row, {first['classes']} classes, {first['threads']} thread, {first['machine']}"
+    return (
+        f"## Choosing a tenth of the images\n\nSeconds, and memory beyond the mapped features.\n\n{table}\n\n{where}.\n"
+    )
 
 
-def recover() -> str:
-    """The recover step against the plain form."""
-    paths = [path for path in (RESULTS / "recover.json", RESULTS / "recover-float32.json") if path.exists()]
-    return "\n".join(f"## Speed of the recover step\n\n```json\n{path.read_text().strip()}\n```\n" for path in paths)
-
-
-def loading() -> str:
-    """Opening and reading a set."""
-    path = RESULTS / "loading.json"
-    return f"## Speed of loading\n\n```json\n{path.read_text().strip()}\n```\n" if path.exists() else ""
+def stored(title: str, *names: str) -> str:
+    """Results as their scripts wrote them."""
+    paths = [path for path in (RESULTS / f"{name}.json" for name in names) if path.exists()]
+    return "\n".join(f"## {title}\n\n```json\n{path.read_text().strip()}\n```\n" for path in paths)
 
 
 if __name__ == "__main__":

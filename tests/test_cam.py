@@ -18,7 +18,7 @@ from condense.data.pixels import normalise, to_pixels
 from condense.device import Compute
 from condense.errors import ConfigError, MethodError, TeacherError
 from condense.inversion import AdamConfig, Problem, Stage, invert, together
-from condense.methods.masks import NonCriticalMask, non_critical_mask
+from condense.methods.parts.masks import NonCriticalMask, non_critical_mask
 from condense.networks import build
 from condense.networks.base import InputShape
 from condense.objectives import BatchNormDistance, CrossEntropy

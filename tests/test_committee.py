@@ -20,7 +20,7 @@ from condense.data import DatasetSpec, Split, holdout
 from condense.device import Compute
 from condense.errors import ConfigError, MethodError
 from condense.inversion import AdamConfig, Problem, Stage, invert
-from condense.methods.committee import CommitteeConfig, combination, committee, softmax, teacher_weights
+from condense.methods.parts.committee import CommitteeConfig, combination, committee, softmax, teacher_weights
 from condense.networks import build
 from condense.objectives import BatchNormDistance, CrossEntropy
 from condense.pipeline import resolve

@@ -34,9 +34,9 @@ from condense.device import Compute
 from condense.engine.job import Job, in_order
 from condense.errors import ConfigError, MethodError, TeacherError
 from condense.methods import METHODS, SynthesisJob
-from condense.methods.committee import CommitteeConfig
+from condense.methods.parts.committee import CommitteeConfig
+from condense.methods.parts.settings import MaskConfig, PerturbConfig, ResidualConfig
 from condense.methods.recovery import RecoveryConfig, RecoveryMethod
-from condense.methods.settings import MaskConfig, PerturbConfig, ResidualConfig
 from condense.pipeline import Context, distill
 from condense.pipeline.plans import set_jobs
 from condense.pipeline.teachers import teacher_jobs

@@ -15,7 +15,7 @@ from torch import Tensor
 from condense.canvas import Pixels
 from condense.errors import ConfigError, MethodError
 from condense.inversion import Hooks
-from condense.methods.residual import Residual, check_sizes, residual_sizes, residual_stages, resized
+from condense.methods.parts.residual import Residual, check_sizes, residual_sizes, residual_stages, resized
 from condense.objectives import BatchNormDistance, CrossEntropy
 from condense.views.recovery import RecoveryViews
 

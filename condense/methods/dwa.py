@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from condense.config import with_defaults
+from condense.methods.parts.settings import PerturbConfig
 from condense.methods.recovery import RecoveryConfig
-from condense.methods.settings import PerturbConfig
 from condense.methods.sre2l import SRe2L
 
 __all__ = ["DWA"]

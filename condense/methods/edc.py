@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from condense.config import with_defaults
 from condense.data.spec import DatasetSpec
-from condense.methods.committee import CommitteeConfig
+from condense.methods.parts.committee import CommitteeConfig
 from condense.methods.recovery import RecoveryConfig, RecoveryMethod, published_roll
 from condense.views.recovery import RecoveryViews
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from condense.config import with_defaults
-from condense.methods.committee import CommitteeConfig
 from condense.methods.cv_dd import SRe2LPlus
+from condense.methods.parts.committee import CommitteeConfig
+from condense.methods.parts.settings import ResidualConfig
 from condense.methods.recovery import RecoveryConfig
-from condense.methods.settings import ResidualConfig
 
 __all__ = ["FADRM", "FADRMPlus"]
 

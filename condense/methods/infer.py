@@ -17,8 +17,8 @@ from condense.device import Compute
 from condense.errors import ConfigError, MethodError
 from condense.inversion import AdamConfig, Problem, Stage, invert, together
 from condense.methods.base import Canvas, JobSizes, Method, Needs, Precomputed, Rows, SynthesisJob
+from condense.methods.parts.settings import ViewChanges
 from condense.methods.recovery import published_roll
-from condense.methods.settings import ViewChanges
 from condense.methods.sre2l import LARGEST_WHOLE
 from condense.objectives import BatchNormDistance, CrossEntropy
 from condense.progress import Report

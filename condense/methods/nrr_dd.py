@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from condense.config import with_defaults
 from condense.data.spec import DatasetSpec
+from condense.methods.parts.settings import MaskConfig
 from condense.methods.recovery import RecoveryConfig, RecoveryMethod, published_roll
-from condense.methods.settings import MaskConfig
 from condense.views.recovery import RecoveryViews
 
 __all__ = ["NRRDD"]

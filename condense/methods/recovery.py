@@ -19,12 +19,12 @@ from condense.device import Compute
 from condense.errors import MethodError
 from condense.inversion import AdamConfig, Chain, Hooks, Problem, Stage, invert
 from condense.methods.base import JobSizes, Method, Needs, Precomputed, Rows, SynthesisJob, chunks
-from condense.methods.committee import CommitteeConfig, committee, softmax, teacher_weights
-from condense.methods.layout import Layout
-from condense.methods.masks import NonCriticalMask
-from condense.methods.perturbed import Perturbed
-from condense.methods.residual import Residual, check_sizes, residual_sizes, residual_stages
-from condense.methods.settings import Batch, RecoveryConfig, ViewChanges
+from condense.methods.parts.committee import CommitteeConfig, committee, softmax, teacher_weights
+from condense.methods.parts.layout import Layout
+from condense.methods.parts.masks import NonCriticalMask
+from condense.methods.parts.perturbed import Perturbed
+from condense.methods.parts.residual import Residual, check_sizes, residual_sizes, residual_stages
+from condense.methods.parts.settings import Batch, RecoveryConfig, ViewChanges
 from condense.networks.base import InputShape
 from condense.objectives import BatchNormDistance, ClassStatisticsDistance, CrossEntropy, MovingStatistics, Objective
 from condense.progress import Report

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from condense.canvas import Canvas
 from condense.inversion import Hooks, Problem, Stage, Teachers
-from condense.methods.committee import committee
-from condense.methods.settings import PerturbConfig
+from condense.methods.parts.committee import committee
+from condense.methods.parts.settings import PerturbConfig
 from condense.teachers.perturb import perturb
 from condense.teachers.taps import TappedNetwork
 from condense.views.recovery import RecoveryDraws, apply_recovery, recovery_draws

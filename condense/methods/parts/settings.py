@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from condense.config import LATER
 from condense.errors import ConfigError
-from condense.methods.committee import CommitteeConfig
+from condense.methods.parts.committee import CommitteeConfig
 from condense.starts import STARTS, PatchConfig
 from condense.views.config import check_choice, check_fraction, check_integer
 from condense.views.recovery import RecoveryViews
@@ -64,7 +64,7 @@ class PerturbConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualConfig:
-    """Residual mixing (FADRM, arXiv 2506.24125); see :class:`condense.methods.residual.Residual`."""
+    """Residual mixing (FADRM, arXiv 2506.24125); see :class:`condense.methods.parts.residual.Residual`."""
 
     blocks: int = field(
         default=1, metadata={"help": "stages, between which the images are mixed with those they began as"}
@@ -83,7 +83,7 @@ class ResidualConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:
-    """Only what is not critical changes (NRR-DD, arXiv 2503.18267); see :mod:`condense.methods.masks`."""
+    """Only what is not critical changes (NRR-DD, arXiv 2503.18267); see :mod:`condense.methods.parts.masks`."""
 
     eps: float = field(
         default=0.0, metadata={"help": "pixels whose activation is at least this stay as they are; 0: no mask"}

@@ -1,0 +1,1 @@
+"""What the decoupled methods are composed of: their settings, committees, batches, and hooks of the inversion loop."""
