@@ -19,17 +19,29 @@ from condense import seeding
 from condense.api import Machine
 from condense.canvas import Pixels, Tiles, mosaic, noise_start, real_start
 from condense.checkpoint import Checkpoint, NoCheckpoint
-from condense.config import from_mapping
+from condense.config import from_mapping, identity
 from condense.data import Data, DatasetSpec, Split
 from condense.data.pixels import normalise, to_pixels
 from condense.device import Compute
 from condense.engine.events import finished_jobs
 from condense.errors import CondenseError, ConfigError, DataError, MethodError, NetworkError
-from condense.matching import Alike, Matching, OnReal, OnSynthetic, PixelOptim, Problem, match
+from condense.matching import (
+    Alike,
+    Grown,
+    Matching,
+    OnReal,
+    OnSynthetic,
+    PixelOptim,
+    Problem,
+    flat_weights,
+    grow,
+    match,
+)
 from condense.matching import between as between_module
 from condense.matching.convnet import Fast, has_fast_form, image_bytes
 from condense.matching.derivatives import Batch, Plain
 from condense.matching.distances import DISTANCES, row_cosine
+from condense.matching.grown import Stock
 from condense.matching.loop import network_of
 from condense.matching.real import RealImages
 from condense.methods import METHODS, Method, Rows, SynthesisJob
@@ -473,6 +485,69 @@ def test_a_pool_of_as_many_networks_uses_each_real_side_again(monkeypatch: pytes
     torch.testing.assert_close(made, pixels, rtol=1e-8, atol=1e-8)
 
 
+def stock_of(spec: DatasetSpec, members: int = 2, snapshots: int = 3) -> list[Grown]:
+    """Networks as if they had learnt: each snapshot has weights of its own."""
+    shape = {"channels": spec.channels, "height": spec.height, "width": spec.width, "n_classes": spec.n_classes}
+    seeds = [[10 * member + number for number in range(snapshots)] for member in range(members)]
+    made = [[build("convnet2-w6-in", **shape, seed=seed) for seed in some] for some in seeds]
+    return [Grown("convnet2-w6-in", np.stack([flat_weights(one).numpy() for one in some])) for some in made]
+
+
+POOLED = dc_matching(networks=5, matches=1, training=None, distance="mse", linear=False, taken="snapshots")
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_the_loop_equals_a_plain_program_of_idc_with_a_pool(augmented: bool) -> None:
+    """A snapshot for each step; where nothing changes images, it has one real batch for good."""
+    spec = spec_of(8, 2)
+    problem, grown, start = problem_of(spec), stock_of(spec), canvas_of(spec).values
+    alike = Alike(families=("color", "crop", "cutout"), one=False) if augmented else None
+    real, network = RealImages(split_of(spec), spec, problem.classes, start), network_of(problem, 0).double()
+    weights, pixels, names = weights_of(network, 3), start.clone(), []
+    for number in range(5):
+        draws = seeding.generator(5, "network of a stock", 1, number)
+        member, snapshot = int(draws.integers(2)), int(draws.integers(3))
+        names.append(3 * member + snapshot)
+        torch.nn.utils.vector_to_parameters(
+            torch.from_numpy(grown[member].snapshots[snapshot]).double(), network.parameters()
+        )
+        moved = torch.zeros_like(pixels)
+        for c in problem.classes:
+            images = pixels[:, c].clone().requires_grad_()
+            if alike is None:
+                shown, others = images, real.draw(c, 5, "real batch of a pool", 1, names[-1], seed=5)
+            else:
+                others = real.draw(c, 5, "real batch", 1, number, seed=5)
+                shown, others = (
+                    alike(each, seeding.generator(5, "siamese", 1, number, c)) for each in (images, others)
+                )
+            theirs = torch.autograd.grad(loss_of(network, others, c), weights)
+            mine = torch.autograd.grad(loss_of(network, shown, c), weights, create_graph=True)
+            distance = sum((a - b).square().sum() for a, b in zip(mine, theirs, strict=True))
+            moved[:, c] = torch.autograd.grad(distance, images)[0]
+        pixels = pixels - 0.5 * moved
+    optim = PixelOptim(lr=0.5, momentum=0.0)
+    made = run(spec, replace(POOLED, alike=alike), grown=grown, clamp=False, optim=optim).values
+    torch.testing.assert_close(made, pixels, rtol=1e-8, atol=1e-8)
+    assert len(set(names)) < len(names)
+    assert float((made - start).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize(("keep", "held"), [(2**30, 4), (0, 0), (15_000, 1), (25_000, 2)])
+def test_real_gradients_that_do_not_fit_are_computed_again(
+    keep: int, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same pixels. A snapshot has 10,368 bytes of gradients; the first that come are kept."""
+    spec, drawn, draw = spec_of(8, 2), [], RealImages.draw
+    grown, wanted = stock_of(spec, snapshots=2), replace(POOLED, networks=20)
+    whole = run(spec, wanted, grown=grown).values
+    monkeypatch.setattr(RealImages, "draw", lambda self, *a, **b: drawn.append(a) or draw(self, *a, **b))  # type: ignore[func-returns-value]
+    assert torch.equal(run(spec, replace(wanted, keep=keep), grown=grown).values, whole)
+    names = [Stock(grown, "snapshots", seed=5, set_index=1).draw(number)[1] for number in range(20)]
+    first = list(dict.fromkeys(names))[:held]
+    assert len(drawn) == 3 * (held + sum(name not in first for name in names))
+
+
 class Interrupted(Exception):
     pass
 
@@ -504,6 +579,7 @@ RESUMED = [
     pytest.param(dc_matching(), "sgd", id="dc"),
     pytest.param(IDC_MATCHING, "sgd", id="idc"),
     pytest.param(Matching(what="features", networks=6, batch_real=5, pool=2), "adam", id="pool"),
+    pytest.param(replace(POOLED, networks=6), "adamw", id="snapshots"),
 ]
 
 
@@ -516,11 +592,12 @@ def test_a_resumed_run_ends_with_the_same_bits(matching: Matching, optimizer: An
         return Tiles(canvas_of(spec).values.float(), spec, 2)
 
     optim = PixelOptim(lr=0.05, optimizer=optimizer)
-    whole = run(spec, matching, canvas=start(), optim=optim).values
+    grown = stock_of(spec)
+    whole = run(spec, matching, canvas=start(), optim=optim, grown=grown).values
     memory = Memory(stop)
     with pytest.raises(Interrupted):
-        run(spec, matching, canvas=start(), optim=optim, checkpoint=memory)
-    resumed = run(spec, matching, canvas=start(), optim=optim, checkpoint=memory).values
+        run(spec, matching, canvas=start(), optim=optim, checkpoint=memory, grown=grown)
+    resumed = run(spec, matching, canvas=start(), optim=optim, checkpoint=memory, grown=grown).values
     assert torch.equal(resumed, whole)
     assert not torch.equal(whole, start().values)
 
@@ -721,6 +798,57 @@ def test_a_set_is_one_job_and_a_part_of_it_the_same_slots(name: str, tiny_data: 
     np.testing.assert_array_equal(half.slots, whole.slots[6:])
 
 
+def test_a_pool_of_idc_learns_as_its_networks_do() -> None:
+    """As many steps as between the matches of one network, and as many matches in all; off unless it is asked for."""
+    spec = spec_of(32)
+    method = METHODS["idc"](from_mapping(METHODS["idc"].Config, {"pool": 3, "networks": 7}))
+    growths = method.growths(spec, 4)
+    assert [growth.number for growth in growths] == [0, 1, 2]
+    assert (growths[0].snapshots, growths[0].every) == (20, -(-99 * 32 // 20))
+    assert method.needs.precomputed == "grown networks"
+    matching = method.matching(spec, 1)  # type: ignore[attr-defined]
+    assert (matching.networks, matching.matches, matching.training) == (700, 1, None)
+    assert not matching.keeps_real_sides
+    published = METHODS["idc"](METHODS["idc"].Config())
+    assert published.needs.precomputed == "none"
+    assert published.growths(spec, 4) == ()
+    assert not set(identity(published.config)) & {"pool", "pool_snapshots", "pool_memory", "augment"}
+
+
+def test_a_network_of_idcs_pool_is_one_that_learnt_between_matches() -> None:
+    """Its optimiser and its changes are those of the networks that learn while images are matched."""
+    spec, short = spec_of(8, 2), {"network": "convnet2-w6-in", "pool": 1, "matches": 3, "train_images": 128}
+    method = METHODS["idc"](from_mapping(METHODS["idc"].Config, {**short, "pool_snapshots": 2, "cutmix": 0.0}))
+    [growth] = method.growths(spec, 4)
+    training = replace(METHODS["idc"](METHODS["idc"].Config()).matching(spec, 1).training, cutmix=0.0)  # type: ignore[attr-defined]
+    assert (growth.batch, growth.families, growth.one_of) == (training.batch, training.families, ())
+    made = grow(split_of(spec), spec, growth, compute=Compute())
+    shape = {"channels": 2, "height": 8, "width": 8, "n_classes": 3}
+    network = build("convnet2-w6-in", **shape, seed=seeding.key(4, "network of a pool", 0))
+    learning = training.optimiser(network)
+    train, everything = split_of(spec), np.arange(120)
+    for place in range(4):
+        order = seeding.generator(4, "order of a pool's images", 0, place).permutation(everything)[:64]
+        draws = seeding.generator(4, "step of a pool's network", 0, place)
+        images = between_module.each_changed(normalise(to_pixels(train.images[order]), spec), ("color", "crop"), draws)
+        learning.zero_grad()
+        functional.cross_entropy(network(images), torch.from_numpy(train.labels[order])).backward()
+        learning.step()
+    torch.testing.assert_close(made.at(2), flat_weights(network), rtol=1e-4, atol=1e-6)
+
+
+def test_unbounded_pixels_are_clipped_and_rounded_where_they_are_stored(tiny_data: Data) -> None:
+    method = method_of("dm", clamp=False, lr=1e4, augment="none")
+    [job] = method.jobs(tiny_data.spec, 2, 0, 3)
+    given: dict[str, Any] = {"compute": Compute(), "report": silent, "checkpoint": NoCheckpoint()}
+    canvas = method.optimised(job, train=tiny_data.train, precomputed=None, **given)  # type: ignore[attr-defined]
+    levels = 255 * (canvas.values * canvas.std + canvas.mean)
+    assert float(levels.max()) > 260
+    assert float(levels.min()) < -5
+    wanted = levels.clamp(0, 255).round().flatten(0, 1).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(do(method, tiny_data, job).pixels, wanted.astype(np.uint8))
+
+
 def test_k_means_starts_from_different_real_images(tiny_data: Data) -> None:
     method = method_of("dm", start="k-means", lr=1e-9)
     [job] = method.jobs(tiny_data.spec, 5, 0, 3)
@@ -810,6 +938,10 @@ def test_what_cannot_be_done_is_refused_before_any_work(
         ("dm", {"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         ("idc", {"cutmix": 2.0}, "cutmix is 2.0; expected a probability"),
         ("idc", {"factor": 0}, "factor must be at least 1, got 0"),
+        ("idc", {"pool": 3, "matches": 1}, "pool is 3, but with matches=1 networks do not learn between steps"),
+        ("idc", {"pool": -1}, "pool must be at least 0, got -1"),
+        ("idc", {"pool_snapshots": 0}, "pool_snapshots must be at least 1, got 0"),
+        ("idc", {"augment": "dsa"}, 'augment is "dsa"; expected one of idc, none'),
         ("idc", {"lr": -1.0}, "lr must be above 0 and finite, got -1.0"),
         ("dc", {"step_memory": 0}, "step_memory must be at least 1, got 0"),
     ],

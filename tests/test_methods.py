@@ -18,6 +18,7 @@ from condense.data import Data, DatasetSpec, Split
 from condense.data.pixels import normalise, to_pixels
 from condense.device import Compute
 from condense.errors import CondenseError, ConfigError, MethodError, TeacherError
+from condense.matching import Grown, Growth, flat_weights
 from condense.methods import METHODS, Method, Rows, SynthesisJob
 from condense.methods.base import Precomputed, slot_blocks
 from condense.methods.cda import CDA
@@ -38,6 +39,13 @@ SMALL_IDC: dict[str, Any] = {
     "network": "convnet2-w8-in",
     "lr": 1.0,
 }
+SMALL_NCFM: dict[str, Any] = {
+    "networks": 2,
+    "batch_real": 8,
+    "frequencies": 32,
+    "pool": 2,
+    "network": "convnet2-w8-in",
+}
 
 SMALL: dict[str, list[dict[str, Any]]] = {
     "sre2l": [{"steps": 3}, {"steps": 3, "start": "real"}],
@@ -45,7 +53,12 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "dc": [SHORT, {**SHORT, "start": "real"}, {**SHORT, "matches": 1, "pool": 2, "optimizer": "adam"}],
     "dsa": [SHORT],
     "dm": [{"networks": 3, "batch_real": 8, "network": "convnet2-w8-in"}],
-    "idc": [{**SMALL_IDC, "factor": 2}, {**SMALL_IDC, "factor": 1, "start": "noise"}],
+    "idc": [
+        {**SMALL_IDC, "factor": 2},
+        {**SMALL_IDC, "factor": 1, "start": "noise"},
+        {**SMALL_IDC, "pool": 2, "pool_snapshots": 2, "augment": "none"},
+    ],
+    "ncfm": [SMALL_NCFM, {**SMALL_NCFM, "frequency_network": True, "calibration": 0, "optimizer": "sgd", "factor": 1}],
     "sre2l++": [{"steps": 3}],
     "cv-dd": [
         {"steps": 3, "committee": {"size": 1, "priors": [50]}},
@@ -106,7 +119,16 @@ def known_of(method: Method, job: SynthesisJob, count: int) -> Precomputed:
         return (ClassStatistics(mean, *(np.abs(one) for one in var), np.full(3, count // 3)),)
     if method.needs.precomputed == "dynamics":
         return Dynamics(*(random.random((8, count)).astype(np.float16) for _ in range(3)))
+    if method.needs.precomputed == "grown networks":
+        return tuple(grown_of(job.spec, growth) for growth in method.growths(job.spec, job.seed))
     return None
+
+
+def grown_of(spec: DatasetSpec, growth: Growth) -> Grown:
+    """As if it had learnt: each snapshot is another network."""
+    seeds = range(100 * growth.number, 100 * growth.number + growth.snapshots + 1)
+    networks = [teacher_of(spec, growth.network, seed).network for seed in seeds]
+    return Grown(growth.network, np.stack([flat_weights(network).numpy() for network in networks]))
 
 
 def do(method: Method, job: SynthesisJob, data: Data, **given: Any) -> Rows:

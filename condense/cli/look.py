@@ -216,6 +216,7 @@ def needs_of(method: Any, config: Any) -> str:
         "features": ", the features of a teacher",
         "dynamics": ", a scoring run",
         "class statistics": ", the class statistics of its teachers",
+        "grown networks": ", networks that learn beforehand",
     }[needs.precomputed]
     return f"{teachers}, {images}{more}"
 

@@ -1,24 +1,33 @@
 """The loop of the methods that match gradients or features of real and synthetic images, and its parts."""
 
 from condense.matching.between import OnReal, OnSynthetic, Training
+from condense.matching.characteristic import Spectrum
 from condense.matching.convnet import has_fast_form
 from condense.matching.distances import DISTANCES, DistanceName
+from condense.matching.grown import Grown, Growth, flat_weights, grow, pass_steps
 from condense.matching.loop import Matching, Problem, check_memory, match, network_of
-from condense.matching.mover import PixelOptim
+from condense.matching.mover import PixelOptim, PixelOptimiser
 from condense.matching.real import Alike
 
 __all__ = [
     "DISTANCES",
     "Alike",
     "DistanceName",
+    "Grown",
+    "Growth",
     "Matching",
     "OnReal",
     "OnSynthetic",
     "PixelOptim",
+    "PixelOptimiser",
     "Problem",
+    "Spectrum",
     "Training",
     "check_memory",
+    "flat_weights",
+    "grow",
     "has_fast_form",
     "match",
     "network_of",
+    "pass_steps",
 ]

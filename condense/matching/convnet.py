@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from condense.matching.derivatives import Batch, Gradients, matched_means
+from condense.matching.derivatives import Batch, Gradients, Judge, matched_means
 from condense.matching.distances import Distance
 from condense.networks.convnet import ConvNet
 from condense.networks.instance_norm import InstanceNorm
@@ -300,12 +300,8 @@ class Fast:
     def means(self, batch: Batch) -> Tensor:
         _, weights = batch.per_image(self.weight.dtype)
         found = self.weight.new_zeros(len(batch.sizes), self.weight.shape[1])
-        for start in range(0, len(batch.images), self.piece):
-            part = slice(start, start + self.piece)
-            maps = along(batch.images[part])
-            for block in self.blocks:
-                maps = block.look(block.cast(maps))
-            features = across(maps).flatten(1)
+        for start, features in self._looked(batch):
+            part = slice(start, start + len(features))
             for number, (first, last) in overlaps(batch, start, start + len(features)):
                 found[number] += (features[first:last] * weights[part][first:last]).sum(0)
         return found
@@ -313,16 +309,37 @@ class Fast:
     @torch.no_grad()
     def match_means(self, batch: Batch, real: Tensor) -> tuple[Tensor, Tensor]:
         _, weights = batch.per_image(self.weight.dtype)
+
+        def judge(features: Tensor) -> tuple[Tensor, Tensor]:
+            found = torch.stack([features[start:stop].mean(0) for start, stop in batch.bounds])
+            losses, slope = matched_means(found, real)
+            sizes = torch.tensor(batch.sizes, device=slope.device)
+            return losses, slope.repeat_interleave(sizes, 0) * weights
+
+        return self.match_features(batch, judge)
+
+    @torch.no_grad()
+    def features(self, batch: Batch) -> Tensor:
+        return torch.cat([features for _, features in self._looked(batch)])
+
+    @torch.no_grad()
+    def match_features(self, batch: Batch, judge: Judge) -> tuple[Tensor, Tensor]:
         traces, features = self._forward(batch.images)
-        found = torch.stack([features[start:stop].mean(0) for start, stop in batch.bounds])
-        losses, slope = matched_means(found, real)
-        sizes = torch.tensor(batch.sizes, device=slope.device)
-        arriving = self._maps(slope.repeat_interleave(sizes, 0) * weights, traces)
+        losses, slope = judge(features)
+        arriving = self._maps(slope, traces)
         for block, trace in zip(reversed(self.blocks), reversed(traces), strict=True):
             arriving = block.spread(block.backward(trace, arriving.to(trace.gate.dtype)), block.weight, trace.inputs)
         return losses, across(arriving).to(self.weight.dtype)
 
     # --- the passes ---
+
+    def _looked(self, batch: Batch) -> Iterator[tuple[int, Tensor]]:
+        """The features of some images after another, (n, D), and where they begin."""
+        for start in range(0, len(batch.images), self.piece):
+            maps = along(batch.images[start : start + self.piece])
+            for block in self.blocks:
+                maps = block.look(block.cast(maps))
+            yield start, across(maps).flatten(1)
 
     def _forward(self, images: Tensor) -> tuple[list[Trace], Tensor]:
         """What each block remembers, and the features (n, D) in the order of the network's."""

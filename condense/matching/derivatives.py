@@ -6,7 +6,7 @@ is for any network: class by class, gradients of gradients by autograd, as the p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Protocol
@@ -21,10 +21,13 @@ from condense.matching.distances import Distance
 from condense.networks import Network, batchnorm_layers
 from condense.views.render import channels_last
 
-__all__ = ["Batch", "Derivatives", "Gradients", "Plain", "matched_means"]
+__all__ = ["Batch", "Derivatives", "Gradients", "Judge", "Plain", "matched_means"]
 
 Gradients = list[Tensor]
 """For each layer that is compared the gradients of K classes' mean cross-entropies: (K, *shape of the weight)."""
+
+Judge = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Features (N, D), without a graph -> the losses of K classes (K,), and the derivative of their sum in the features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,12 @@ class Derivatives(Protocol):
 
     def match_means(self, batch: Batch, real: Tensor) -> tuple[Tensor, Tensor]:
         """The squared distance of each class's mean features from ``real`` (K,), and its gradient in the images."""
+
+    def features(self, batch: Batch) -> Tensor:
+        """Of each image (N, D), without a graph."""
+
+    def match_features(self, batch: Batch, judge: Judge) -> tuple[Tensor, Tensor]:
+        """What ``judge`` says of the features, with the gradient in the images."""
 
 
 class Plain:
@@ -106,6 +115,16 @@ class Plain:
         shown = Batch(images, batch.labels, batch.sizes)
         found = class_means(self._features(shown), batch)
         losses, slope = matched_means(found.detach(), real)
+        return losses, torch.autograd.grad(found, images, slope)[0]
+
+    def features(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return self._features(batch)
+
+    def match_features(self, batch: Batch, judge: Judge) -> tuple[Tensor, Tensor]:
+        images = batch.images.detach().requires_grad_()
+        found = self._features(Batch(images, batch.labels, batch.sizes))
+        losses, slope = judge(found.detach())
         return losses, torch.autograd.grad(found, images, slope)[0]
 
     def _of_class(self, images: Tensor, label: int, *, graph: bool) -> tuple[Tensor, ...]:

@@ -1,19 +1,21 @@
 """The one loop of the methods that match real images with synthetic ones in random networks.
 
 For each network and match: for every class a real and a synthetic batch, changed alike; the distance of what the
-network says of them (gradients or mean features), its gradient in the pixels; one step on all pixels; then the network
-is trained, where the method does that.
+network says of them (gradients, mean features or characteristic functions of features), its gradient in the pixels; one
+step on all pixels; then, where the method does that, a step on the pixels' cross-entropy in a trained network, and the
+network is trained.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from condense.canvas import Pixels
 from condense.checkpoint import Checkpoint, NoCheckpoint
@@ -21,12 +23,14 @@ from condense.data.spec import DatasetSpec, Split
 from condense.device import Compute, under_compute
 from condense.errors import MethodError
 from condense.matching.between import Around, Trainer, Training
+from condense.matching.characteristic import Spectral, Spectrum, Waves
 from condense.matching.convnet import PIECE, Fast, has_fast_form, image_bytes
-from condense.matching.derivatives import Batch, Derivatives, Gradients, Plain
+from condense.matching.derivatives import Batch, Derivatives, Gradients, Judge, Plain
 from condense.matching.distances import DISTANCES, DistanceName
+from condense.matching.grown import Grown, Stock, Taken, load_flat
 from condense.matching.mover import Mover, PixelOptim
 from condense.matching.real import Alike, RealImages, batch_of
-from condense.networks import batchnorm_layers, build
+from condense.networks import Network, batchnorm_layers, build
 from condense.networks.convnet import ConvNet
 from condense.progress import Report, silent
 from condense.seeding import generator, key
@@ -50,10 +54,15 @@ class Matching:
     the gradients of linear layers count. ``batch_real``, ``batch_synthetic``: most images of a class in a match; 0
     synthetic ones: all. ``pool``: that many networks instead of a fresh one each time, whose real side is computed once
     (0: none); for real images that nothing changes, and one match a network.
+    ``taken``: whether networks are fresh or come from a stock of those that learnt before, one for each match; where
+    ``alike`` is none a snapshot sees one real batch, whose side is computed once while those kept are no more than
+    ``keep`` bytes. ``spectrum``: of characteristic functions. ``first``: real images are the first of a class, not
+    drawn. ``calibration``: weight of the cross-entropy of the synthetic images in the last snapshot of the network
+    that was matched in, a step of its own after each match; 0: none.
     ``memory``: bytes that activations may hold at once.
     """
 
-    what: Literal["gradients", "features"]
+    what: Literal["gradients", "features", "characteristic"]
     distance: DistanceName = "row-cosine"
     linear: bool = True
     networks: int
@@ -63,7 +72,17 @@ class Matching:
     batch_real: int
     batch_synthetic: int = 0
     pool: int = 0
+    taken: Taken = "fresh"
+    keep: int = 2**30
+    spectrum: Spectrum = field(default_factory=Spectrum)
+    first: bool = False
+    calibration: float = 0.0
     memory: int = 2**30
+
+    @property
+    def keeps_real_sides(self) -> bool:
+        """Whether a network's real batch is always the same, and nothing changes it."""
+        return self.pool > 0 or (self.taken == "snapshots" and self.alike is None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,17 +119,19 @@ def match(
     train: Split,
     *,
     clamp: bool = True,
+    grown: Sequence[Grown] = (),
     compute: Compute,
     report: Report = silent,
     checkpoint: Checkpoint | None = None,
 ) -> None:
     """Optimise ``canvas``, whose values are (slots, classes, C, H, W) in the order of the problem's classes, in place.
 
-    ``clamp``: pixels are kept valid at every step. Goes on bit by bit from ``checkpoint``. Raises `MethodError` when a
-    loss or a pixel is no longer finite, and for a memory in which not one class fits.
+    ``clamp``: pixels are kept valid at every step. ``grown``: the stock that networks are taken from. Goes on bit by
+    bit from ``checkpoint``. Raises `MethodError` when a loss or a pixel is no longer finite, and for a memory in which
+    not one class fits.
     """
     checkpoint = checkpoint or NoCheckpoint()
-    run = _Run(canvas, matching, optim, problem, train, compute, report)
+    run = _Run(canvas, matching, optim, problem, train, grown, compute, report)
     total, reported = matching.networks * matching.matches, time.monotonic()
     saved = checkpoint.load()
     first = 0 if saved is None else run.restore(saved)
@@ -118,6 +139,11 @@ def match(
         loss = run.step(number)
         if clamp:
             canvas.project()
+        if matching.calibration:
+            loss = loss + run.calibrate(number)
+            if clamp:
+                canvas.project()
+        run.mover.see(loss * len(problem.classes))
         run.train(number)
         if (number + 1) % CHECK_EVERY == 0 or number + 1 == total:
             _refuse_divergence(loss, canvas, problem, number)
@@ -139,6 +165,7 @@ class _Run:
         optim: PixelOptim,
         problem: Problem,
         train: Split,
+        grown: Sequence[Grown],
         compute: Compute,
         report: Report,
     ) -> None:
@@ -146,7 +173,16 @@ class _Run:
         self.mover = Mover(canvas, optim)
         self.real = RealImages(train, problem.spec, problem.classes, canvas.values)
         self.pool: dict[int, _Member] = {}
+        self.stock: Stock | None = None
+        if matching.taken != "fresh":
+            self.stock = Stock(grown, matching.taken, seed=problem.seed, set_index=problem.set_index)
+        self.loaded: dict[str, _Member] = {}
+        self.kept = 0
         probe = network_of(problem, 0)
+        self.spectral: Spectral | None = None
+        if matching.what == "characteristic":
+            given = {"seed": problem.seed, "set_index": problem.set_index}
+            self.spectral = Spectral(matching.spectrum, width_of(probe, problem.spec), canvas.values, **given)
         self.chunk, self.piece = _sizes(matching, problem, probe, canvas, compute)
         if not has_fast_form(probe):
             report(f"no fast form for {problem.network}: class by class, which is slow", 0, 1)
@@ -156,18 +192,40 @@ class _Run:
         if number % self.matching.matches == 0:
             self.begin(number // self.matching.matches)
         if self.member.settles and not self.matching.pool:
-            self._settle(number)
+            self._settle(self.member.number if self.matching.keeps_real_sides else number)
+        if self.spectral is not None:
+            self.spectral.begin(number)
+        loss = self._move(self._match, number)
+        if self.spectral is not None:
+            self.spectral.ascend()
+        return loss
+
+    def calibrate(self, number: int) -> Tensor:
+        """Move the pixels down their cross-entropy in the trained network behind the one that was matched in.
+
+        The mean of the classes' losses.
+        """
+        assert self.stock is not None
+        self.trained = self._loaded("trained", number, self.stock.last(self.member.origin))
+        return self._move(self._calibrated, number)
+
+    def _move(self, judged: Callable[[int, slice], tuple[Tensor, Tensor]], number: int) -> Tensor:
+        """One step on all pixels; the mean of the classes' losses, on the device."""
         gradient, losses = torch.empty_like(self.canvas.values), []
         for classes in parts(len(self.problem.classes), self.chunk):
-            loss, gradient[:, classes] = self._match(number, classes)
+            loss, gradient[:, classes] = judged(number, classes)
             losses.append(loss)
         self.mover.step(self.canvas.values, gradient)
         return torch.cat(losses).mean()
 
     def begin(self, network: int) -> None:
-        """Take network ``network``: a fresh one, or one of the pool."""
+        """Take network ``network``: a fresh one, one of the pool, or one of the stock."""
         pool = self.matching.pool
-        if pool:
+        if self.stock is not None:
+            origin, named, weights = self.stock.draw(network)
+            self.member = self._loaded("matched", named, weights)
+            self.member.origin = origin
+        elif pool:
             drawn = generator(self.problem.seed, "member of a pool", self.problem.set_index, network).integers(pool)
             known = int(drawn) in self.pool
             self.member = self.pool[int(drawn)] if known else self._made(int(drawn))
@@ -199,6 +257,8 @@ class _Run:
     def state(self, done: int) -> dict[str, Tensor]:
         """All that step ``done`` depends on."""
         held = {"done": torch.tensor(done), "values": self.canvas.values, **self.mover.state()}
+        if self.spectral is not None:
+            held |= self.spectral.state()
         if done % self.matching.matches and self.member.trainer is not None:
             held |= self.member.trainer.state()
         return held
@@ -208,6 +268,8 @@ class _Run:
         done = int(state["done"])
         self.canvas.values.copy_(state["values"])
         self.mover.restore(state)
+        if self.spectral is not None:
+            self.spectral.restore(state)
         if done % self.matching.matches:
             self.begin(done // self.matching.matches)
             if self.member.trainer is not None:
@@ -219,28 +281,52 @@ class _Run:
         derivatives = _derivatives(network, self.matching, self.compute, self.piece)
         training = self.matching.training if self.matching.matches > 1 else None
         trainer = None if training is None else Trainer(network, training, self.compute)
-        has_batchnorm, features = bool(batchnorm_layers(network)), self.matching.what == "features"
+        has_batchnorm, features = bool(batchnorm_layers(network)), self.matching.what != "gradients"
         shares, settles = has_batchnorm and features, has_batchnorm and not features
         return _Member(number, network, derivatives, trainer, shares, settles)
 
-    def _match(self, number: int, classes: slice) -> tuple[Tensor, Tensor]:
-        """The losses of some classes (K,), and the gradient in their values."""
-        labels, derivatives = self.problem.classes[classes], self.member.derivatives
+    def _loaded(self, place: str, number: int, weights: Tensor) -> _Member:
+        """A network with weights of the stock; there is one for each ``place``, which is filled again and again."""
+        if place not in self.loaded:
+            self.loaded[place] = self._made(0)
+        member = self.loaded[place]
+        load_flat(member.network.train(), weights)
+        member.number = number
+        return member
+
+    def _shown(self, classes: slice, number: int, purpose: str = "siamese") -> tuple[Batch, Tensor, Tensor]:
+        """The synthetic images of some classes, changed: without a graph, with one, and the values it leads to."""
+        labels = self.problem.classes[classes]
         values = self.canvas.values[:, classes].detach().requires_grad_()
         images = self.canvas.decode(values).transpose(0, 1)
         shown = [
-            self._alike(self._some(own, label, number), label, number)
+            self._alike(self._some(own, label, number), label, number, purpose)
             for own, label in zip(images, labels, strict=True)
         ]
         batch = batch_of(shown, labels)
-        plain = Batch(batch.images.detach(), batch.labels, batch.sizes)
+        return Batch(batch.images.detach(), batch.labels, batch.sizes), batch.images, values
+
+    def _match(self, number: int, classes: slice) -> tuple[Tensor, Tensor]:
+        """The losses of some classes (K,), and the gradient in their values."""
+        derivatives = self.member.derivatives
+        plain, images, values = self._shown(classes, number)
         real = self._real_side(number, classes)
-        if self.matching.what == "features":
+        if self.spectral is not None:
+            judge = self.spectral.judge(cast(Waves, real), plain.bounds)
+            losses, moved = derivatives.match_features(plain, judge)
+        elif self.matching.what == "features":
             losses, moved = derivatives.match_means(plain, cast(Tensor, real))
         else:
             distance = DISTANCES[self.matching.distance]
             losses, moved = derivatives.match_gradients(plain, cast(Gradients, real), distance)
-        return losses, torch.autograd.grad(batch.images, values, moved)[0]
+        return losses, torch.autograd.grad(images, values, moved)[0]
+
+    def _calibrated(self, number: int, classes: slice) -> tuple[Tensor, Tensor]:
+        """Some classes' weighted cross-entropies in the trained network (K,), and the gradient in their values."""
+        plain, images, values = self._shown(classes, number, "siamese of calibration")
+        judge = calibrated(self.trained.network, plain, self.matching.calibration)
+        losses, moved = self.trained.derivatives.match_features(plain, judge)
+        return losses, torch.autograd.grad(images, values, moved)[0]
 
     def _some(self, images: Tensor, label: int, number: int) -> Tensor:
         """At most ``batch_synthetic`` of a class's images."""
@@ -250,42 +336,48 @@ class _Run:
         draws = generator(self.problem.seed, "synthetic batch", self.problem.set_index, number, label)
         return images[torch.from_numpy(draws.choice(len(images), most, replace=False)).to(images.device)]
 
-    def _alike(self, images: Tensor, label: int, number: int) -> Tensor:
+    def _alike(self, images: Tensor, label: int, number: int, purpose: str = "siamese") -> Tensor:
         if self.matching.alike is None:
             return images
-        return self.matching.alike(
-            images, generator(self.problem.seed, "siamese", self.problem.set_index, number, label)
-        )
+        return self.matching.alike(images, generator(self.problem.seed, purpose, self.problem.set_index, number, label))
 
-    def _real_side(self, number: int, classes: slice) -> Gradients | Tensor:
-        """Of real images of some classes: gradients, or mean features. Of a pool's member the same every time."""
-        if not self.matching.pool:
+    def _real_side(self, number: int, classes: slice) -> RealSide:
+        """Of real images of some classes; of a pool's member, or a snapshot that nothing changes, always the same."""
+        if not self.matching.keeps_real_sides:
             return self._real(number, classes, "real batch", number)
-        known = self.member.real
-        if classes.start not in known:
-            known[classes.start] = self._real(number, classes, "real batch of a pool", self.member.number)
-        return known[classes.start]
+        known, name = self.member.real, (self.member.number, classes.start)
+        if name in known:
+            return known[name]
+        made = self._real(number, classes, "real batch of a pool", self.member.number)
+        size = sum(one.nbytes for one in made)
+        if self.stock is None or self.kept + size <= self.matching.keep:
+            known[name] = made
+            self.kept += size
+        return made
 
-    def _real(self, number: int, classes: slice, purpose: str, drawn_by: int) -> Gradients | Tensor:
+    def _real(self, number: int, classes: slice, purpose: str, drawn_by: int) -> RealSide:
         labels, count = self.problem.classes[classes], self.matching.batch_real
-        found = []
+        found: list[Sequence[Tensor]] = []
         at_once = len(labels) if self.member.shares else max(1, self.piece // count)
         for some in parts(len(labels), at_once):
-            drawn = [
-                self._alike(
-                    self.real.draw(label, count, purpose, self.problem.set_index, drawn_by, seed=self.problem.seed),
-                    label,
-                    number,
-                )
-                for label in labels[some]
-            ]
+            drawn = [self._alike(self._drawn(label, count, purpose, drawn_by), label, number) for label in labels[some]]
             batch = batch_of(drawn, labels[some])
-            if self.matching.what == "features":
+            if self.spectral is not None:
+                found.append(self.spectral.of(self.member.derivatives.features(batch), batch.bounds))
+            elif self.matching.what == "features":
                 found.append([self.member.derivatives.means(batch)])
             else:
                 found.append(self.member.derivatives.gradients(batch))
         joined = [torch.cat(layer) for layer in zip(*found, strict=True)]
+        if self.spectral is not None:
+            return joined[0], joined[1]
         return joined[0] if self.matching.what == "features" else joined
+
+    def _drawn(self, label: int, count: int, purpose: str, drawn_by: int) -> Tensor:
+        """Real images of a class."""
+        if self.matching.first:
+            return self.real.first(label, count)
+        return self.real.draw(label, count, purpose, self.problem.set_index, drawn_by, seed=self.problem.seed)
 
     def _settle(self, number: int) -> None:
         """Let batch norm see real images of all classes, and then use what it has kept of them."""
@@ -298,12 +390,17 @@ class _Run:
             layer.eval()
 
 
+RealSide = Gradients | Tensor | Waves
+"""Of some classes: gradients, mean features, or characteristic functions."""
+
+
 @dataclass(eq=False)
 class _Member:
     """A network, and what goes with it.
 
     ``shares``: real images of all classes have to be shown at once; ``settles``: batch norm takes its statistics
-    beforehand. ``real``: the real side by the first class of a chunk, in a pool.
+    beforehand. ``real``: the real sides by what names the weights and by the first class of a chunk, in a pool.
+    ``origin``: which network of the stock it is taken from.
     """
 
     number: int
@@ -312,7 +409,40 @@ class _Member:
     trainer: Trainer | None
     shares: bool
     settles: bool
-    real: dict[int, Gradients | Tensor] = field(default_factory=dict)
+    origin: int = 0
+    real: dict[tuple[int, int], RealSide] = field(default_factory=dict)
+
+
+def width_of(network: nn.Module, spec: DatasetSpec) -> int:
+    """How many features it has of an image. Raises `MethodError` for a network that does not say what these are."""
+    if not isinstance(network, Network):
+        raise MethodError(
+            f"nothing says what the features of {type(network).__name__} are; use one of the package's own networks, "
+            "for example convnet3-in"
+        )
+    network.eval()
+    with torch.no_grad():
+        return network.features(torch.zeros(2, spec.channels, spec.height, spec.width)).shape[1]
+
+
+def calibrated(network: nn.Module, batch: Batch, weight: float) -> Judge:
+    """The mean cross-entropy of each class's features in the last layer of ``network``, times ``weight``."""
+    classifier = cast(Network, network).classifier
+
+    def judge(features: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = features.detach().requires_grad_()
+            logits = classifier(leaf)
+            losses = torch.stack(
+                [
+                    weight
+                    * functional.cross_entropy(logits[start:stop], torch.full((stop - start,), label).to(leaf.device))
+                    for label, (start, stop) in zip(batch.labels, batch.bounds, strict=True)
+                ]
+            )
+            return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
+
+    return judge
 
 
 def parts(count: int, size: int) -> Iterator[slice]:
@@ -332,7 +462,7 @@ def _sizes(
 ) -> tuple[int, int]:
     """How many classes are matched at once, and how many real images are shown at once."""
     if not has_fast_form(network):
-        together = matching.what == "features" and bool(batchnorm_layers(network))
+        together = matching.what != "gradients" and bool(batchnorm_layers(network))
         return (len(problem.classes) if together else 1), 1
     itemsize = canvas.values.element_size()
     items = canvas.images().shape[0]

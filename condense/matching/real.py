@@ -63,6 +63,10 @@ class RealImages:
         chosen = random.choice(len(members), count, replace=False) if count < len(members) else slice(None)
         return self.at(np.sort(members[chosen]))
 
+    def first(self, label: int, count: int) -> Tensor:
+        """The first ``count`` images of a class, or all that there are: normalised (n, C, H, W)."""
+        return self.at(self.members[label][:count])
+
     def at(self, positions: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
         """The images at these positions of the training set, normalised."""
         pixels = to_pixels(np.asarray(self.images[positions])).to(self.like.device)

@@ -15,16 +15,17 @@ from condense.checkpoint import Checkpoint
 from condense.data.spec import DatasetSpec, Split
 from condense.device import Compute
 from condense.errors import MethodError, TeacherError
+from condense.matching import Grown, Growth
 from condense.networks import batchnorm_layers
 from condense.progress import Report
 from condense.teachers import ClassStatistics, Dynamics, Features, Teacher, TeacherRecipe
 
 __all__ = ["Canvas", "JobSizes", "Method", "Needs", "Precomputed", "Rows", "SynthesisJob", "chunks", "slot_blocks"]
 
-Precomputed = Features | Dynamics | tuple[ClassStatistics, ...] | None
+Precomputed = Features | Dynamics | tuple[ClassStatistics, ...] | tuple[Grown, ...] | None
 """What :class:`Needs` asks to be computed beforehand, once for all methods that ask for it.
 
-Class statistics are those of each teacher.
+Class statistics are those of each teacher, grown networks those of :meth:`Method.growths`.
 """
 
 
@@ -32,13 +33,13 @@ Class statistics are those of each teacher.
 class Needs:
     """What a method cannot work without.
 
-    ``precomputed``: ``features`` of all training images, the ``dynamics`` of a training on them, or the ``class
-    statistics`` that teachers have of them.
+    ``precomputed``: ``features`` of all training images, the ``dynamics`` of a training on them, the ``class
+    statistics`` that teachers have of them, or ``grown networks``, which learnt from them.
     """
 
     teachers: Literal["none", "any", "batchnorm"]
     real_images: bool
-    precomputed: Literal["none", "features", "dynamics", "class statistics"] = "none"
+    precomputed: Literal["none", "features", "dynamics", "class statistics", "grown networks"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +214,10 @@ class Method(ABC):
         None, for features, means the first teacher.
         """
         return None
+
+    def growths(self, spec: DatasetSpec, seed: int) -> tuple[Growth, ...]:
+        """The networks that have to learn beforehand; the same for all sets."""
+        return ()
 
     def slots(self, spec: DatasetSpec, ipc: int) -> int:
         """Rows of each class in a set that may take the space of ``ipc`` images per class; more ``ipc``, no fewer."""

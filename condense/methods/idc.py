@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from torch import Tensor
-
-from condense.canvas import Pixels, Tiles, check_factor, mosaic, noise_start, real_start
-from condense.data.spec import DatasetSpec, Split
-from condense.errors import ConfigError, MethodError
-from condense.matching import Alike, DistanceName, Matching, OnReal, PixelOptim
-from condense.methods.base import Canvas, SynthesisJob
-from condense.methods.matched import MatchedConfig, MatchedMethod, megabytes, real_images
-from condense.teachers import Teacher
+from condense.config import LATER
+from condense.data.spec import DatasetSpec
+from condense.errors import ConfigError
+from condense.matching import Alike, DistanceName, Growth, Matching, OnReal, PixelOptim
+from condense.methods.base import Needs
+from condense.methods.matched import MatchedMethod, megabytes
+from condense.methods.tiled import TiledConfig, TiledMethod
+from condense.training import OptimConfig
 
 __all__ = ["IDC", "IDCConfig"]
 
 LARGE = 128
 """Images with a longer side are taken as those of ImageNet."""
 
-NOISE_MEAN, NOISE_STD = 0.5, 0.25
+TRAIN_BATCH = 64
+"""Images in a step of a network."""
+
+IDCAugment = Literal["idc", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class IDCConfig(MatchedConfig):
+class IDCConfig(TiledConfig):
     """Settings of IDC. Raises `ConfigError` for a value out of range."""
 
-    factor: int = field(
-        default=2,
-        metadata={"help": "stored images are mosaics of factor x factor tiles; 1: IDC-I, published also 2, 3"},
-    )
     networks: int = field(
         default=2000, metadata={"help": "random networks, one after the other; published: an upper bound"}
     )
@@ -58,11 +56,39 @@ class IDCConfig(MatchedConfig):
     )
     lr_network: float = field(default=0.01, metadata={"help": "learning rate of the networks"})
     cutmix: float = field(default=0.5, metadata={"help": "probability of CutMix in a step of a network"})
+    augment: IDCAugment = field(
+        default="idc",
+        metadata={**LATER, "help": "siamese augmentation: idc, which is color, crop and cutout, or none"},
+    )
+    pool: int = field(
+        default=0,
+        metadata={
+            **LATER,
+            "help": "so many networks learn beforehand, and each step takes a snapshot of one; 0, as published: none",
+        },
+    )
+    pool_snapshots: int = field(
+        default=20, metadata={**LATER, "help": "snapshots of each network of the pool, besides the untrained one"}
+    )
+    pool_memory: int = field(
+        default=1024,
+        metadata={
+            **LATER,
+            "help": "MB of real gradients of the pool to keep, with augment=none; what is more is computed each time",
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.at_least(1, "factor", "matches", "train_images")
+        self.at_least(1, "matches", "train_images", "pool_snapshots", "pool_memory")
+        self.at_least(0, "pool")
         self.one_of("distance", DistanceName)
+        self.one_of("augment", IDCAugment)
+        if self.pool and self.matches == 1:
+            raise ConfigError(
+                f"pool is {self.pool}, but with matches=1 networks do not learn between steps, and snapshots of a pool "
+                "would all be the same; set matches to how often they learn, for example 100"
+            )
         if not 0 <= self.cutmix <= 1:
             raise ConfigError(f"cutmix is {self.cutmix}; expected a probability")
         for name in ("lr", "lr_network"):
@@ -71,7 +97,7 @@ class IDCConfig(MatchedConfig):
                 raise ConfigError(f"{name} must be above 0 and finite, got {value}")
 
 
-class IDC(MatchedMethod):
+class IDC(TiledMethod):
     """Move the pixels of mosaics so that networks get the same gradients from their enlarged tiles as from real images.
 
     Source: "Dataset Condensation via Efficient Synthetic-Data Parameterization", arXiv 2205.14959, algorithm 1. Per
@@ -86,6 +112,11 @@ class IDC(MatchedMethod):
     single pixels, of random real images, not of the first; images repeat where a class is small; (5) gradients of
     gradients are computed as derivatives along a direction, and random numbers are keyed; (6) nothing tells images of
     SVHN from CIFAR: give train_images=500 for it.
+
+    With ``pool`` it departs from the paper: no network learns while images are matched. So many networks have done so
+    beforehand, each for as long as one would between its ``matches``, and every step takes one of their snapshots by
+    chance; there are as many steps. With augment=none, too, each snapshot has one real batch, whose gradients are
+    computed once.
     """
 
     name = "idc"
@@ -97,56 +128,66 @@ class IDC(MatchedMethod):
     config: IDCConfig
 
     @property
-    def canvas(self) -> Canvas:
-        factor = self.config.factor
-        return Canvas("pixels") if factor == 1 else Canvas("tiles", {"factor": factor})
-
-    @property
-    def items_per_row(self) -> int:
-        return self.config.factor**2
+    def needs(self) -> Needs:
+        grown = "grown networks" if self.config.pool else "none"
+        return Needs(teachers="none", real_images=True, precomputed=grown)  # type: ignore[arg-type]
 
     def matches(self, ipc: int) -> int:
         return self.config.matches
 
-    def canvas_of(self, start: Tensor, spec: DatasetSpec) -> Pixels:
-        return Tiles(start, spec, self.config.factor)
-
-    def check(self, spec: DatasetSpec, ipc: int, teachers: Sequence[Teacher] | None = None) -> None:
-        try:
-            check_factor(self.config.factor, spec)
-        except ConfigError as error:
-            raise MethodError(f"{self.name}: {error}") from None
-        super().check(spec, ipc, teachers)
-
     def matching(self, spec: DatasetSpec, ipc: int) -> Matching:
-        small = spec.channels > 1 and max(spec.height, spec.width) <= LARGE
-        images = self.config.train_images or (2000 if small else 500)
+        config, pooled = self.config, self.config.pool > 0
+        training = OnReal(
+            images=train_images(config, spec), batch=TRAIN_BATCH, lr=config.lr_network, cutmix=config.cutmix
+        )
+        augmented = config.augment == "idc"
         return Matching(
             what="gradients",
-            distance=self.config.distance or ("mse" if small else "l1"),
+            distance=config.distance or ("mse" if is_small(spec) else "l1"),
             linear=False,
-            networks=self.config.networks,
-            matches=self.config.matches,
-            training=OnReal(images=images, lr=self.config.lr_network, cutmix=self.config.cutmix),
-            alike=Alike(families=("color", "crop", "cutout"), one=False),
+            networks=self.steps(ipc) if pooled else config.networks,
+            matches=1 if pooled else config.matches,
+            training=None if pooled else training,
+            alike=Alike(families=("color", "crop", "cutout"), one=False) if augmented else None,
+            taken="snapshots" if pooled else "fresh",
+            keep=megabytes(config.pool_memory),
             batch_real=self.config.batch_real,
             batch_synthetic=self.config.batch_synthetic,
             memory=megabytes(self.config.step_memory),
+        )
+
+    def growths(self, spec: DatasetSpec, seed: int) -> tuple[Growth, ...]:
+        """Each as a network that learns between its matches, with snapshots at equal distances."""
+        config = self.config
+        total = (config.matches - 1) * -(-train_images(config, spec) // TRAIN_BATCH)
+        return tuple(
+            Growth(
+                network=config.network,
+                number=number,
+                seed=seed,
+                snapshots=config.pool_snapshots,
+                every=-(-total // config.pool_snapshots),
+                batch=TRAIN_BATCH,
+                optim=OptimConfig(lr=config.lr_network, nesterov=False, weight_decay=5e-4, schedule="constant"),
+                cutmix=config.cutmix,
+                families=("color", "crop"),
+            )
+            for number in range(config.pool)
         )
 
     def optim(self, spec: DatasetSpec, ipc: int) -> PixelOptim:
         lr = self.config.lr or published_lr(spec, ipc)
         return PixelOptim(optimizer=self.config.optimizer, lr=2 * lr, momentum=self.config.momentum, raw=True)
 
-    def _start(self, job: SynthesisJob, ipc: int, train: Split) -> Tensor:
-        factor = self.config.factor
-        if self.config.start == "noise":
-            keys = {"seed": job.seed, "set_index": job.set_index}
-            return raw_noise(noise_start(job.spec, tuple(range(ipc)), job.classes, **keys), job.spec)
-        if factor == 1:
-            return super()._start(job, ipc, train)
-        images = real_images(job, range(ipc * factor**2), train, self.config.start)
-        return mosaic(real_start(images, job.spec), factor)
+
+def is_small(spec: DatasetSpec) -> bool:
+    """Colour images that the authors take as those of CIFAR."""
+    return spec.channels > 1 and max(spec.height, spec.width) <= LARGE
+
+
+def train_images(config: IDCConfig, spec: DatasetSpec) -> int:
+    """How many real images a network learns from between two matches."""
+    return config.train_images or (2000 if is_small(spec) else 500)
 
 
 def published_lr(spec: DatasetSpec, ipc: int) -> float:
@@ -159,9 +200,3 @@ def published_lr(spec: DatasetSpec, ipc: int) -> float:
     else:
         base, usual = 5e-3, 32
     return base * ipc / 10 * (spec.height / usual) ** 2
-
-
-def raw_noise(noise: Tensor, spec: DatasetSpec) -> Tensor:
-    """N(0, 1), as N(0.5, 0.25^2) of pixels in [0, 1], normalised by ``spec``; clamped there by the canvas."""
-    mean, std = (noise.new_tensor(each).view(-1, 1, 1) for each in (spec.mean, spec.std))
-    return ((NOISE_MEAN + NOISE_STD * noise).clamp(0, 1) - mean) / std

@@ -1,4 +1,4 @@
-"""What DC, DSA, DM and IDC share: settings, the start, and a job as one run of the matching loop."""
+"""What DC, DSA, DM, IDC and NCFM share: settings, the start, and a job as one run of the matching loop."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from condense.device import Compute
 from condense.errors import ConfigError, MethodError
 from condense.matching import (
     Alike,
+    Grown,
     Matching,
     PixelOptim,
+    PixelOptimiser,
     Problem,
     check_memory,
     has_fast_form,
@@ -46,8 +48,9 @@ class MatchedConfig:
 
     network: str = field(default="convnet3-in", metadata={"help": "the networks that images are matched in"})
     networks: int = field(default=1000, metadata={"help": "random networks, one after the other"})
-    optimizer: Literal["sgd", "adam"] = field(
-        default="sgd", metadata={"help": "what moves the pixels: sgd, or adam; published: sgd"}
+    optimizer: PixelOptimiser = field(
+        default="sgd",
+        metadata={"help": "what moves the pixels: sgd, adam or adamw, whose lr is of pixels in [0, 1]; published: sgd"},
     )
     momentum: float = field(default=0.5, metadata={"help": "of sgd on the pixels"})
     start: Start = field(
@@ -185,6 +188,22 @@ class MatchedMethod(Method):
         report: Report,
         checkpoint: Checkpoint,
     ) -> Rows:
+        canvas = self.optimised(
+            job, train=train, precomputed=precomputed, compute=compute, report=report, checkpoint=checkpoint
+        )
+        return Rows.of(job, canvas.rows())
+
+    def optimised(
+        self,
+        job: SynthesisJob,
+        *,
+        train: Split | None,
+        precomputed: Precomputed,
+        compute: Compute,
+        report: Report,
+        checkpoint: Checkpoint,
+    ) -> Pixels:
+        """The canvas of the job's slots as optimisation leaves it, before anything is clipped or rounded."""
         if train is None:
             raise MethodError(f"{self.name} needs the training images")
         ipc = job.ipc or max(job.slots) + 1
@@ -196,12 +215,22 @@ class MatchedMethod(Method):
             self._problem(job.spec, job.seed, job.set_index, job.classes),
             train,
             clamp=self.config.clamp,
+            grown=self._grown(precomputed),
             compute=compute,
             report=report,
             checkpoint=checkpoint,
         )
         canvas.values = canvas.values[list(job.slots)]
-        return Rows.of(job, canvas.rows())
+        return canvas
+
+    def _grown(self, precomputed: Precomputed) -> list[Grown]:
+        """The networks that learnt beforehand, if it has any."""
+        if self.needs.precomputed != "grown networks":
+            return []
+        known = [one for one in precomputed if isinstance(one, Grown)] if isinstance(precomputed, tuple) else []
+        if not known:
+            raise MethodError(f"{self.name} needs networks that learnt from the training images")
+        return known
 
     def _problem(self, spec: DatasetSpec, seed: int, set_index: int, classes: tuple[int, ...]) -> Problem:
         return Problem(

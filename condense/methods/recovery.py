@@ -29,7 +29,7 @@ from condense.networks.base import InputShape
 from condense.objectives import BatchNormDistance, ClassStatisticsDistance, CrossEntropy, MovingStatistics, Objective
 from condense.progress import Report
 from condense.starts import STARTS, StartJob, begin, check_start
-from condense.teachers import Teacher
+from condense.teachers import ClassStatistics, Teacher
 from condense.teachers.cam import activation_maps_of
 from condense.teachers.feeding import fed_by
 from condense.teachers.taps import TappedNetwork
@@ -218,7 +218,7 @@ class RecoveryMethod(Method):
         if self.config.class_share == 0:
             return [TappedNetwork(network) for network in networks]
         assert isinstance(precomputed, tuple)
-        known = [one.targets(self.config.class_variance) for one in precomputed]
+        known = [one.targets(self.config.class_variance) for one in precomputed if isinstance(one, ClassStatistics)]
         return [TappedNetwork(network, known[teacher]) for network, teacher in zip(networks, teachers, strict=True)]
 
     def _objective(self) -> Objective:

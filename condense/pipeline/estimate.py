@@ -25,6 +25,7 @@ from condense.engine.plan import missing
 from condense.engine.run import Limits, run
 from condense.engine.store import Store
 from condense.errors import MemoryShortError, UnfinishedError
+from condense.matching import Grown, Growth, flat_weights
 from condense.methods.base import Canvas, Rows
 from condense.pipeline.context import Context
 from condense.pipeline.execution import Execution
@@ -134,6 +135,9 @@ def steps_of(job: Job, request: Request, data: Data) -> int:
     """Optimisation steps of a job."""
     if job.kind == "rows":
         return request.method.steps(request.ipc)
+    if job.kind == "grown-network":
+        growth = from_mapping(Growth, job.config["growth"])
+        return growth.snapshots * growth.every
     if job.kind not in ("teacher", "dynamics"):
         return 0
     recipe = from_mapping(TeacherRecipe, job.config["recipe"])
@@ -201,6 +205,7 @@ class _Prober:
         probes: dict[str, Callable[[list[Job]], tuple[float | None, int | None]]] = {
             "teacher": self._training,
             "dynamics": self._training,
+            "grown-network": self._training,
             "features": self._features,
             "class-statistics": self._features,
             "rows": self._rows,
@@ -264,7 +269,12 @@ class _Prober:
 
     def _have(self, job: Job) -> None:
         """Put an input of this id into the scratch store: the real one if it is there, else one that knows nothing."""
-        store, made = self.scratch.store, {"teacher": self._write_untrained, "dynamics": self._write_random_log}
+        store = self.scratch.store
+        made = {
+            "teacher": self._write_untrained,
+            "dynamics": self._write_random_log,
+            "grown-network": self._write_ungrown,
+        }
         if store.has(job.id):
             return
         if self.context.store.has(job.id):
@@ -285,6 +295,11 @@ class _Prober:
         shape = (epochs, len(self.data.train))
         log = (np.random.default_rng(n).random(shape, np.float32).astype(np.float16) for n in range(3))
         Dynamics(*log).write(folder)
+
+    def _write_ungrown(self, folder: Path, job: Job) -> None:
+        growth = from_mapping(Growth, job.config["growth"])
+        flat = flat_weights(build_for(self.data.spec, growth.network)).numpy()
+        Grown(growth.network, np.tile(flat, (growth.snapshots + 1, 1))).write(folder, growth)
 
     def _write_random_features(self, folder: Path, job: Job) -> None:
         """As many and as wide as the teacher's."""

@@ -15,6 +15,7 @@ from condense.engine.run import Finished, Plan, run
 from condense.evaluation.student import StudentRecipe
 from condense.files import sha256_file
 from condense.labels.relabel import LabelConfig
+from condense.matching import Growth
 from condense.methods.base import Method, SynthesisJob
 from condense.pipeline.context import Context, DataRequest, spec_digest
 from condense.pipeline.request import Request
@@ -134,6 +135,10 @@ def precomputed_jobs(
             Job("class-statistics", {"compute": compute}, inputs=(one,), title=f"class statistics, {one}", **common)
             for one in teachers
         )
+    if method.needs.precomputed == "grown networks":
+        return tuple(
+            growth_job(growth, compute, common, request.without) for growth in method.growths(spec, request.seed)
+        )
     recipe = method.network_recipe(request.teacher, spec, request.ipc, index, request.seed)
     if method.needs.precomputed == "dynamics":
         recipe = recipe or request.teacher
@@ -144,6 +149,16 @@ def precomputed_jobs(
     if recipe is not None:
         network = teacher_job(request.data, context.data(request.data), recipe, context)
     return (Job("features", {"compute": compute}, inputs=(network,), title=f"features, {network}", **common),)
+
+
+def growth_job(
+    growth: Growth, compute: Mapping[str, Any], common: Mapping[str, Any], without: Mapping[str, float] | None
+) -> Job:
+    """A network that learns beforehand, not from images that are held out."""
+    config: dict[str, Any] = {"growth": identity(growth), "compute": compute}
+    if without:
+        config["without"] = dict(without)
+    return Job("grown-network", config, title=f"network {growth.number} of the pool", **common)
 
 
 def rows_jobs(

@@ -27,6 +27,7 @@ from condense.evaluation.results import Failure
 from condense.evaluation.student import StudentRecipe, train_on_real, train_students
 from condense.files import canonical_json
 from condense.labels import LabelConfig, make_logits, store_labels
+from condense.matching import Grown, Growth, grow
 from condense.methods import METHODS
 from condense.methods.base import Canvas, Method, Precomputed, Rows, SynthesisJob
 from condense.pipeline.context import Context
@@ -104,6 +105,19 @@ def class_statistics(job: Task, inputs: Sequence[Path], desk: Desk, context: Con
     ).write(desk.folder)
 
 
+def grown_network(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
+    """Let a network learn from the training images, keeping snapshots of it."""
+    growth, data = from_mapping(Growth, job.config["growth"]), context.data_of(job)
+    grow(
+        data.train if "without" not in job.config else kept(data.train, job.config["without"]),
+        data.spec,
+        growth,
+        compute=context.compute,
+        report=desk.report,
+        checkpoint=desk.checkpoint,
+    ).write(desk.folder, growth)
+
+
 PRECOMPUTED: dict[str, Callable[[Path], Precomputed]] = {"features": Features.read, "dynamics": Dynamics.read}
 
 
@@ -111,6 +125,8 @@ def known(method: Method, inputs: Sequence[Path]) -> tuple[Sequence[Path], Preco
     """The folders of the teachers among a block's inputs, and what is precomputed."""
     if method.needs.precomputed == "none":
         return inputs, None
+    if method.needs.precomputed == "grown networks":
+        return (), tuple(Grown.read(folder) for folder in inputs)
     if method.needs.precomputed == "class statistics":
         teachers = len(inputs) // 2
         return inputs[:teachers], tuple(ClassStatistics.read(folder) for folder in inputs[teachers:])
@@ -324,6 +340,7 @@ WORKERS: dict[str, Worker] = {
     "features": features,
     "dynamics": dynamics,
     "class-statistics": class_statistics,
+    "grown-network": grown_network,
     "rows": rows,
     "images": images,
     "labels": labels,
