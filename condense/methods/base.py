@@ -17,11 +17,11 @@ from condense.device import Compute
 from condense.errors import MethodError, TeacherError
 from condense.networks import batchnorm_layers
 from condense.progress import Report
-from condense.teachers import ClassStatistics, Dynamics, Features, Teacher, TeacherRecipe
+from condense.teachers import ClassStatistics, Dynamics, ExpertRecipe, Experts, Features, Teacher, TeacherRecipe
 
 __all__ = ["Canvas", "JobSizes", "Method", "Needs", "Precomputed", "Rows", "SynthesisJob", "chunks", "slot_blocks"]
 
-Precomputed = Features | Dynamics | tuple[ClassStatistics, ...] | None
+Precomputed = Features | Dynamics | Experts | tuple[ClassStatistics, ...] | None
 """What :class:`Needs` asks to be computed beforehand, once for all methods that ask for it.
 
 Class statistics are those of each teacher.
@@ -32,13 +32,13 @@ Class statistics are those of each teacher.
 class Needs:
     """What a method cannot work without.
 
-    ``precomputed``: ``features`` of all training images, the ``dynamics`` of a training on them, or the ``class
-    statistics`` that teachers have of them.
+    ``precomputed``: ``features`` of all training images, the ``dynamics`` of a training on them, ``experts``, which are
+    trainings on them with the weights after each epoch, or the ``class statistics`` that teachers have of them.
     """
 
     teachers: Literal["none", "any", "batchnorm"]
     real_images: bool
-    precomputed: Literal["none", "features", "dynamics", "class statistics"] = "none"
+    precomputed: Literal["none", "features", "dynamics", "experts", "class statistics"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +61,15 @@ class Rows:
     """Rows to be stored, slot by slot and within a slot class by class.
 
     ``pixels``: uint8 (rows, H, W, C). ``labels``, ``slots``: int64 (rows,). ``others``: the further columns of the
-    method's canvas, by the names of ``shards/SPEC.md``.
+    method's canvas, by the names of ``shards/SPEC.md``. ``learned``: numbers that were learnt with the images, which
+    ``set.json`` keeps under ``config.learned``.
     """
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     slots: npt.NDArray[np.int64]
     others: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    learned: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -213,6 +215,10 @@ class Method(ABC):
         None, for features, means the first teacher.
         """
         return None
+
+    def expert_recipes(self, spec: DatasetSpec, seed: int) -> tuple[ExpertRecipe, ...]:
+        """The experts that a method asks for which needs them: the same for all sets of a seed."""
+        return ()
 
     def slots(self, spec: DatasetSpec, ipc: int) -> int:
         """Rows of each class in a set that may take the space of ``ipc`` images per class; more ``ipc``, no fewer."""

@@ -34,8 +34,9 @@ from condense.pipeline.request import Request
 from condense.pipeline.teachers import build_for, teacher_jobs
 from condense.pipeline.workers import write_rows
 from condense.shards.decode import CANVASES
-from condense.teachers import Dynamics, TeacherInfo, save_teacher
+from condense.teachers import Dynamics, ExpertRecipe, TeacherInfo, save_teacher
 from condense.teachers.class_statistics import class_statistics
+from condense.teachers.experts import expert_length, untrained_expert, write_expert
 from condense.teachers.features import write_features
 from condense.teachers.recipe import TeacherRecipe, length_of
 from condense.teachers.teacher import weights_sha256
@@ -134,6 +135,9 @@ def steps_of(job: Job, request: Request, data: Data) -> int:
     """Optimisation steps of a job."""
     if job.kind == "rows":
         return request.method.steps(request.ipc)
+    if job.kind == "expert":
+        expert = from_mapping(ExpertRecipe, job.config["recipe"])
+        return expert.epochs * expert_length(expert, len(data.train))
     if job.kind not in ("teacher", "dynamics"):
         return 0
     recipe = from_mapping(TeacherRecipe, job.config["recipe"])
@@ -201,6 +205,7 @@ class _Prober:
         probes: dict[str, Callable[[list[Job]], tuple[float | None, int | None]]] = {
             "teacher": self._training,
             "dynamics": self._training,
+            "expert": self._training,
             "features": self._features,
             "class-statistics": self._features,
             "rows": self._rows,
@@ -240,6 +245,8 @@ class _Prober:
         return seconds, one_peak + (most - 1) * max(0, two_peak - one_peak)
 
     def _with_slots(self, job: Job, count: int) -> Job:
+        if self.request.method.needs.precomputed == "experts":
+            job = replace(job, inputs=job.inputs[:1])  # a step asks one, whatever there are
         for below in job.inputs:
             self._have(below)
         slots = job.config["slots"][:count]
@@ -264,7 +271,12 @@ class _Prober:
 
     def _have(self, job: Job) -> None:
         """Put an input of this id into the scratch store: the real one if it is there, else one that knows nothing."""
-        store, made = self.scratch.store, {"teacher": self._write_untrained, "dynamics": self._write_random_log}
+        store = self.scratch.store
+        made = {
+            "teacher": self._write_untrained,
+            "dynamics": self._write_random_log,
+            "expert": self._write_untrained_expert,
+        }
         if store.has(job.id):
             return
         if self.context.store.has(job.id):
@@ -285,6 +297,10 @@ class _Prober:
         shape = (epochs, len(self.data.train))
         log = (np.random.default_rng(n).random(shape, np.float32).astype(np.float16) for n in range(3))
         Dynamics(*log).write(folder)
+
+    def _write_untrained_expert(self, folder: Path, job: Job) -> None:
+        recipe = from_mapping(ExpertRecipe, job.config["recipe"])
+        write_expert(folder, untrained_expert(recipe, self.data.spec))
 
     def _write_random_features(self, folder: Path, job: Job) -> None:
         """As many and as wide as the teacher's."""

@@ -19,6 +19,7 @@ from condense.methods.base import Method, SynthesisJob
 from condense.pipeline.context import Context, DataRequest, spec_digest
 from condense.pipeline.request import Request
 from condense.shards import SetInfo
+from condense.teachers import ExpertRecipe
 from condense.teachers.recipe import TeacherRecipe
 
 ON_VIEWS = 2
@@ -125,7 +126,9 @@ def precomputed_jobs(
     common: Mapping[str, Any],
     index: int,
 ) -> tuple[Job, ...]:
-    """What the method needs to know of all training images: one job, or none; class statistics by each teacher."""
+    """What the method needs to know of all training images: one job, or none; class statistics by each teacher, or as
+    many experts as it asks for.
+    """
     method, compute = request.method, context.compute.identity()
     if method.needs.precomputed == "none":
         return ()
@@ -134,6 +137,9 @@ def precomputed_jobs(
             Job("class-statistics", {"compute": compute}, inputs=(one,), title=f"class statistics, {one}", **common)
             for one in teachers
         )
+    if method.needs.precomputed == "experts":
+        recipes = method.expert_recipes(spec, request.seed)
+        return tuple(expert_job(one, number, context, common) for number, one in enumerate(recipes))
     recipe = method.network_recipe(request.teacher, spec, request.ipc, index, request.seed)
     if method.needs.precomputed == "dynamics":
         recipe = recipe or request.teacher
@@ -144,6 +150,12 @@ def precomputed_jobs(
     if recipe is not None:
         network = teacher_job(request.data, context.data(request.data), recipe, context)
     return (Job("features", {"compute": compute}, inputs=(network,), title=f"features, {network}", **common),)
+
+
+def expert_job(recipe: ExpertRecipe, number: int, context: Context, common: Mapping[str, Any]) -> Job:
+    """An expert to be trained."""
+    config = {"recipe": identity(recipe), "compute": context.compute.identity()}
+    return Job("expert", config, title=f"expert {number}, {recipe.network}", **common)
 
 
 def rows_jobs(
