@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import condense
 from condense import seeding
 from condense.canvas import Pixels
 from condense.checkpoint import NoCheckpoint
@@ -20,6 +21,9 @@ from condense.config import from_mapping
 from condense.data import Data, DatasetSpec
 from condense.data.pixels import normalise, to_pixels
 from condense.device import Compute
+from condense.engine.events import finished_jobs
+from condense.engine.job import Job, in_order
+from condense.engine.store import Store
 from condense.errors import CondenseError, ConfigError, MethodError
 from condense.matching import Following, PixelOptim, Problem, Rate, follow
 from condense.matching.adjoint import Lesson, Student, pass_back, trained
@@ -27,9 +31,12 @@ from condense.methods import Rows
 from condense.methods.base import Canvas
 from condense.methods.mtt import MTT, MTTConfig, published
 from condense.networks import build
-from condense.pipeline import DataRequest, Request
+from condense.pipeline import Context, DataRequest, distill, estimate, resolve
+from condense.pipeline.estimate import _Prober
+from condense.pipeline.plans import set_jobs
 from condense.pipeline.workers import read_rows, write_rows
 from condense.progress import silent
+from condense.shards import verify
 from condense.teachers.experts import ExpertRecipe, Experts, train_expert, untrained_expert, write_expert
 from condense.training import Diverged
 from condense.views import augment as views
@@ -447,8 +454,23 @@ def method_of(**settings: Any) -> MTT:
     return MTT(from_mapping(MTTConfig, {**SHORT, **settings}))
 
 
-def request_of(tiny: Data, **settings: Any) -> Request:
-    return Request(data=DataRequest(tiny.spec.name), method=method_of(**settings), ipc=2)
+REQUEST = DataRequest(name="tiny")
+
+
+def context_of(store: Path, data: Data) -> Context:
+    return Context(store=Store(store), compute=CPU, opened={REQUEST: data})
+
+
+def request_of(**changes: Any) -> Any:
+    return resolve({"data": "tiny", "method": "mtt", "ipc": 2, **SHORT, **changes})
+
+
+def planned(context: Context, **changes: Any) -> list[Job]:
+    return in_order(set_jobs(request_of(**changes), context.data(REQUEST).spec, context, (), name="set"))
+
+
+def of_kind(jobs: list[Job], kind: str) -> list[Job]:
+    return [job for job in jobs if job.kind == kind]
 
 
 def test_published_values() -> None:
@@ -477,7 +499,7 @@ def test_published_values() -> None:
         known = replace(spec, name=name)
         one = method.chosen(known, ipc)
         assert one == published(known, ipc)
-        assert (one.student_steps, one.ahead, one.max_start, one.lr, one.lr_rate, one.rate, one.batch) == wanted
+        assert (one.student_steps, one.ahead, one.max_start, one.lr, one.lr_rate, one.rate, one.batch_student) == wanted
         method.check(known, ipc)
     following = method.following(spec, 10)
     assert (following.iterations, following.rate.momentum, method.optim(spec, 10).momentum) == (5000, 0.5, 0.5)
@@ -500,7 +522,7 @@ def test_more_experts_are_those_before_and_some_more(tiny_data: Data) -> None:
         ({"iterations": 0}, ConfigError, "iterations must be at least 1, got 0"),
         ({"student_steps": 0}, ConfigError, "student_steps must be at least 1, got 0"),
         ({"max_start": 0}, ConfigError, "max_start must be at least 1, got 0"),
-        ({"batch": -1}, ConfigError, "batch must be at least 0, got -1"),
+        ({"batch_student": -1}, ConfigError, "batch_student must be at least 0, got -1"),
         ({"lr": float("nan")}, ConfigError, "lr must be above 0 and finite, got nan"),
         ({"rate": 0.0}, ConfigError, "rate must be above 0 and finite, got 0.0"),
         ({"lr_rate": -1.0}, ConfigError, "lr_rate must be at least 0 and finite, got -1.0"),
@@ -546,6 +568,79 @@ def test_matching_brings_students_nearer(tiny_data: Data) -> None:
         canvas = canvas_of(tiny_data, dtype=torch.float32)
         run(tiny_data, following, canvas, experts=Experts((weights,)), optim=PixelOptim(lr=5.0), report=report)
     assert losses[-1] < 0.8 * losses[0]
+
+
+# --- the whole way -------------------------------------------------------------------------------------------------
+
+
+def test_a_set_and_its_experts_from_a_command(tmp_path: Path, tiny_data: Data) -> None:
+    """Two sets share experts and say the step size that was learnt; no teacher is trained; again nothing is done."""
+    context = context_of(tmp_path / "store", tiny_data)
+    folders = distill(request_of(sets=2), context, out=tmp_path / "sets")
+    done = finished_jobs(context.store.root / "runs")
+    kinds = [event["kind"] for event in done]
+    assert sorted(kinds) == sorted(["expert"] * 2 + ["rows", "images", "labels", "set"] * 2)
+    sets = [condense.load(folder) for folder in folders]
+    rates = [made.info.config["learned"]["lr"] for made in sets]
+    assert all(rate > 0 for rate in rates)
+    assert rates[0] != rates[1]
+    assert not np.array_equal(sets[0].images, sets[1].images)
+    assert sets[0].only_hard
+    assert sets[0].info.contains_real_images
+    assert not sets[0].info.teachers
+    assert verify(folders[0], "deep").rows == 6
+    for again, kinds_again in ((request_of(sets=2), []), (request_of(sets=2, iterations=3), ["rows"])):
+        distill(again, context, out=tmp_path / f"again{len(kinds_again)}")
+        more = [event["kind"] for event in finished_jobs(context.store.root / "runs")][len(done) :]
+        assert set(more) >= set(kinds_again)
+        assert "expert" not in more
+    experts = [context.store.path(job.id) for job in of_kind(planned(context), "expert")]
+    recipe = method_of().expert_recipes(tiny_data.spec, 0)[1]
+    np.testing.assert_array_equal(Experts.read(experts).weights[1], train_expert(tiny_data, recipe, compute=CPU))
+
+
+def test_experts_are_named_by_their_training_alone(tmp_path: Path, tiny_data: Data) -> None:
+    context = context_of(tmp_path / "store", tiny_data)
+    experts = [job.id for job in of_kind(planned(context), "expert")]
+    assert len(set(experts)) == 2
+    for changes, same in (
+        ({"iterations": 9, "lr": 1.0, "ipc": 5, "augment": "none"}, True),
+        ({"experts": {"count": 4, "epochs": 3, "batch": 60}}, True),
+        ({"experts": {"count": 2, "epochs": 3, "batch": 30}}, False),
+        ({"network": "convnet1-w4-in"}, False),
+        ({"seed": 1}, False),
+    ):
+        found = [job.id for job in of_kind(planned(context, **changes), "expert")]
+        assert (found[:2] == experts) == same
+
+
+def test_a_plan_knows_experts_and_a_probe_has_one(tmp_path: Path, tiny_data: Data) -> None:
+    context = context_of(tmp_path / "store", tiny_data)
+    said = estimate(request_of(), context, probe=False)
+    assert {kind.kind: (kind.jobs, kind.steps) for kind in said.kinds} == {
+        "expert": (2, 2 * 3 * 2),  # 120 images in batches of 60
+        "rows": (1, 2),
+        "images": (1, 0),
+        "labels": (1, 0),
+        "set": (1, 0),
+    }
+    jobs = planned(context)
+    [rows] = of_kind(jobs, "rows")
+    with _Prober(request_of(), context, tiny_data, jobs) as prober:
+        probed = prober._with_slots(rows, 1)
+        [expert] = probed.inputs
+        found = Experts.read([prober.scratch.store.path(expert.id)])
+        assert found.epochs == 3
+        method_of().synthesise(
+            method_of().jobs(tiny_data.spec, 2, 0, 0)[0],
+            teachers=(),
+            train=tiny_data.train,
+            precomputed=found,
+            compute=CPU,
+            report=silent,
+            checkpoint=NoCheckpoint(),
+        )
+    assert not context.store.root.exists()
 
 
 def test_what_was_learnt_is_kept_with_the_rows(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class Published:
     lr: float
     lr_rate: float = 1e-5
     rate: float = 0.01
-    batch: int = 0
+    batch_student: int = 0
 
 
 PUBLISHED: dict[str, dict[int, Published]] = {
@@ -44,12 +44,12 @@ PUBLISHED: dict[str, dict[int, Published]] = {
     "cifar100": {
         1: Published(student_steps=20, ahead=3, max_start=20, lr=1000),
         10: Published(student_steps=20, max_start=20, lr=1000),
-        50: Published(student_steps=80, max_start=40, lr=1000, batch=125),
+        50: Published(student_steps=80, max_start=40, lr=1000, batch_student=125),
     },
     "tiny-imagenet": {
         1: Published(student_steps=10, max_start=10, lr=10_000, lr_rate=1e-4),
-        10: Published(student_steps=20, max_start=40, lr=10_000, lr_rate=1e-4, batch=200),
-        50: Published(student_steps=20, max_start=40, lr=10_000, lr_rate=1e-4, batch=300),
+        10: Published(student_steps=20, max_start=40, lr=10_000, lr_rate=1e-4, batch_student=200),
+        50: Published(student_steps=20, max_start=40, lr=10_000, lr_rate=1e-4, batch_student=300),
     },
 }
 """Data set -> IPC -> values. For other data sets nothing is published; CIFAR-10's are taken."""
@@ -108,7 +108,7 @@ class MTTConfig(WholeSetConfig):
         default=None,
         metadata={"help": "students begin at a random epoch of the expert below this; unset, as published: 2 to 40"},
     )
-    batch: int | None = field(
+    batch_student: int | None = field(
         default=None, metadata={"help": "synthetic images in a student's step; 0: all; unset, as published"}
     )
     lr: float | None = field(
@@ -131,7 +131,7 @@ class MTTConfig(WholeSetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(1, "iterations", "student_steps", "ahead", "max_start")
-        self.at_least(0, "batch")
+        self.at_least(0, "batch_student")
         self.one_of("augment", SiameseName)
         for name in ("lr", "rate"):
             value = getattr(self, name)
@@ -201,7 +201,7 @@ class MTT(WholeSet):
             steps=chosen.student_steps,
             ahead=chosen.ahead,
             max_start=chosen.max_start,
-            batch=chosen.batch,
+            batch=chosen.batch_student,
             families=families_of(self.config.augment, spec),
             rate=Rate(start=chosen.rate, lr=chosen.lr_rate, momentum=self.config.momentum),
         )
