@@ -27,7 +27,8 @@ from condense.methods.sre2l import SRe2L
 from condense.networks import batchnorm_layers, build
 from condense.progress import silent
 from condense.selection import pick_random
-from condense.teachers import ClassStatistics, Dynamics, Features, Teacher, TeacherInfo
+from condense.teachers import ClassStatistics, Dynamics, Experts, Features, Teacher, TeacherInfo
+from condense.teachers.experts import untrained_expert
 from condense.views.recovery import RecoveryViews
 
 SHORT: dict[str, Any] = {"networks": 2, "matches": 2, "epochs": 1, "batch_real": 8, "network": "convnet2-w8-in"}
@@ -47,6 +48,15 @@ SMALL_NCFM: dict[str, Any] = {
     "network": "convnet2-w8-in",
 }
 
+SMALL_MTT: dict[str, Any] = {
+    "experts": {"count": 2, "epochs": 2},
+    "iterations": 2,
+    "student_steps": 2,
+    "ahead": 1,
+    "max_start": 2,
+    "network": "convnet2-w8-in",
+}
+
 SMALL: dict[str, list[dict[str, Any]]] = {
     "sre2l": [{"steps": 3}, {"steps": 3, "start": "real"}],
     "cda": [{"steps": 3}, {"steps": 3, "start": "real"}],
@@ -59,6 +69,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         {**SMALL_IDC, "pool": 2, "pool_snapshots": 2, "augment": "none"},
     ],
     "ncfm": [SMALL_NCFM, {**SMALL_NCFM, "frequency_network": True, "calibration": 0, "optimizer": "sgd", "factor": 1}],
+    "mtt": [SMALL_MTT, {**SMALL_MTT, "start": "noise", "batch_student": 4, "optimizer": "adam", "lr": 0.05}],
     "sre2l++": [{"steps": 3}],
     "cv-dd": [
         {"steps": 3, "committee": {"size": 1, "priors": [50]}},
@@ -117,6 +128,9 @@ def known_of(method: Method, job: SynthesisJob, count: int) -> Precomputed:
         width = sum(layer.num_features for layer in batchnorm_layers(teacher_of(job.spec).network))
         mean, *var = random.standard_normal((3, 3, width)).astype(np.float32)
         return (ClassStatistics(mean, *(np.abs(one) for one in var), np.full(3, count // 3)),)
+    if method.needs.precomputed == "experts":
+        recipes = method.expert_recipes(job.spec, job.seed)
+        return Experts(tuple(untrained_expert(recipe, job.spec) for recipe in recipes))
     if method.needs.precomputed == "dynamics":
         return Dynamics(*(random.random((8, count)).astype(np.float16) for _ in range(3)))
     if method.needs.precomputed == "grown networks":

@@ -215,6 +215,7 @@ def needs_of(method: Any, config: Any) -> str:
         "none": "",
         "features": ", the features of a teacher",
         "dynamics": ", a scoring run",
+        "experts": ", trainings with their weights after each epoch",
         "class statistics": ", the class statistics of its teachers",
         "grown networks": ", networks that learn beforehand",
     }[needs.precomputed]

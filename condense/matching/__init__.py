@@ -1,4 +1,4 @@
-"""The loop of the methods that match gradients or features of real and synthetic images, and its parts."""
+"""The loops of the methods that match real and synthetic images: gradients, features, trajectories."""
 
 from condense.matching.between import OnReal, OnSynthetic, Training
 from condense.matching.characteristic import Spectrum
@@ -8,11 +8,13 @@ from condense.matching.grown import Grown, Growth, flat_weights, grow, pass_step
 from condense.matching.loop import Matching, Problem, check_memory, match, network_of
 from condense.matching.mover import PixelOptim, PixelOptimiser
 from condense.matching.real import Alike
+from condense.matching.trajectories import Following, Rate, follow
 
 __all__ = [
     "DISTANCES",
     "Alike",
     "DistanceName",
+    "Following",
     "Grown",
     "Growth",
     "Matching",
@@ -21,10 +23,12 @@ __all__ = [
     "PixelOptim",
     "PixelOptimiser",
     "Problem",
+    "Rate",
     "Spectrum",
     "Training",
     "check_memory",
     "flat_weights",
+    "follow",
     "grow",
     "has_fast_form",
     "match",

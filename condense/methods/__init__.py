@@ -13,6 +13,7 @@ from condense.methods.fadrm import FADRM, FADRMPlus
 from condense.methods.feature_coresets import Herding, KCenter, KMeans, Moderate
 from condense.methods.idc import IDC
 from condense.methods.infer import Infer, InferDyn
+from condense.methods.mtt import MTT
 from condense.methods.ncfm import NCFM
 from condense.methods.nrr_dd import NRRDD
 from condense.methods.random_real import RandomReal
@@ -41,6 +42,7 @@ METHODS: dict[str, type[Method]] = {
     "dm": DM,
     "idc": IDC,
     "ncfm": NCFM,
+    "mtt": MTT,
     "random": RandomReal,
     "herding": Herding,
     "k-center": KCenter,

@@ -18,11 +18,11 @@ from condense.errors import MethodError, TeacherError
 from condense.matching import Grown, Growth
 from condense.networks import batchnorm_layers
 from condense.progress import Report
-from condense.teachers import ClassStatistics, Dynamics, Features, Teacher, TeacherRecipe
+from condense.teachers import ClassStatistics, Dynamics, ExpertRecipe, Experts, Features, Teacher, TeacherRecipe
 
 __all__ = ["Canvas", "JobSizes", "Method", "Needs", "Precomputed", "Rows", "SynthesisJob", "chunks", "slot_blocks"]
 
-Precomputed = Features | Dynamics | tuple[ClassStatistics, ...] | tuple[Grown, ...] | None
+Precomputed = Features | Dynamics | Experts | tuple[ClassStatistics, ...] | tuple[Grown, ...] | None
 """What :class:`Needs` asks to be computed beforehand, once for all methods that ask for it.
 
 Class statistics are those of each teacher, grown networks those of :meth:`Method.growths`.
@@ -33,13 +33,14 @@ Class statistics are those of each teacher, grown networks those of :meth:`Metho
 class Needs:
     """What a method cannot work without.
 
-    ``precomputed``: ``features`` of all training images, the ``dynamics`` of a training on them, the ``class
-    statistics`` that teachers have of them, or ``grown networks``, which learnt from them.
+    ``precomputed``: ``features`` of all training images, the ``dynamics`` of a training on them, ``experts``, which are
+    trainings on them with the weights after each epoch, the ``class statistics`` that teachers have of them, or ``grown
+    networks``, which learnt from them.
     """
 
     teachers: Literal["none", "any", "batchnorm"]
     real_images: bool
-    precomputed: Literal["none", "features", "dynamics", "class statistics", "grown networks"] = "none"
+    precomputed: Literal["none", "features", "dynamics", "experts", "class statistics", "grown networks"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +63,15 @@ class Rows:
     """Rows to be stored, slot by slot and within a slot class by class.
 
     ``pixels``: uint8 (rows, H, W, C). ``labels``, ``slots``: int64 (rows,). ``others``: the further columns of the
-    method's canvas, by the names of ``shards/SPEC.md``.
+    method's canvas, by the names of ``shards/SPEC.md``. ``learned``: numbers that were learnt with the images, which
+    ``set.json`` keeps under ``config.learned``.
     """
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     slots: npt.NDArray[np.int64]
     others: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    learned: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -217,6 +220,10 @@ class Method(ABC):
 
     def growths(self, spec: DatasetSpec, seed: int) -> tuple[Growth, ...]:
         """The networks that have to learn beforehand; the same for all sets."""
+        return ()
+
+    def expert_recipes(self, spec: DatasetSpec, seed: int) -> tuple[ExpertRecipe, ...]:
+        """The experts that a method asks for which needs them: the same for all sets of a seed."""
         return ()
 
     def slots(self, spec: DatasetSpec, ipc: int) -> int:

@@ -1,4 +1,4 @@
-"""What DC, DSA, DM, IDC and NCFM share: settings, the start, and a job as one run of the matching loop."""
+"""What DC, DSA, DM, IDC, NCFM and MTT share: settings, the start, and a job as one run of the matching loop."""
 
 from __future__ import annotations
 
@@ -36,18 +36,27 @@ from condense.selection import k_means, members_of, pick_random
 from condense.teachers import Teacher
 from condense.views.augment import FAMILIES, Augment, Family
 
-__all__ = ["MatchedConfig", "MatchedMethod", "SiameseName", "Start", "alike_of", "augment_of"]
+__all__ = [
+    "MatchedConfig",
+    "MatchedMethod",
+    "SiameseName",
+    "Start",
+    "WholeSet",
+    "WholeSetConfig",
+    "alike_of",
+    "augment_of",
+    "families_of",
+]
 
 Start = Literal["noise", "real", "k-means"]
 SiameseName = Literal["none", "dsa", "dsa-unmirrored"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchedConfig:
-    """Settings of all matching methods. Raises `ConfigError` for a value out of range."""
+class WholeSetConfig:
+    """Settings of methods that make a whole set at once. Raises `ConfigError` for a value out of range."""
 
     network: str = field(default="convnet3-in", metadata={"help": "the networks that images are matched in"})
-    networks: int = field(default=1000, metadata={"help": "random networks, one after the other"})
     optimizer: PixelOptimiser = field(
         default="sgd",
         metadata={"help": "what moves the pixels: sgd, adam or adamw, whose lr is of pixels in [0, 1]; published: sgd"},
@@ -60,20 +69,10 @@ class MatchedConfig:
         },
     )
     clamp: bool = field(
-        default=True, metadata={"help": "keep pixels valid at every step; DC, DSA and DM, as published, do not"}
-    )
-    batch_real: int = field(default=256, metadata={"help": "real images of a class in a step"})
-    batch_synthetic: int = field(
-        default=0, metadata={"help": "most synthetic images of a class in a step; 0, as published: all"}
-    )
-    step_memory: int = field(
-        default=1024,
-        metadata={"help": "MB that the activations of a step may hold: classes are taken so many at a time"},
+        default=True, metadata={"help": "keep pixels valid at every step; DC, DSA, DM and MTT, as published, do not"}
     )
 
     def __post_init__(self) -> None:
-        self.at_least(1, "networks", "batch_real", "step_memory")
-        self.at_least(0, "batch_synthetic")
         self.one_of("start", Start)
         PixelOptim(optimizer=self.optimizer, lr=1.0, momentum=self.momentum)
 
@@ -90,6 +89,26 @@ class MatchedConfig:
         if value is not None and value not in get_args(choices):
             raise ConfigError(f'{name} is "{value}"; expected one of {", ".join(get_args(choices))}')
 
+
+@dataclass(frozen=True, kw_only=True)
+class MatchedConfig(WholeSetConfig):
+    """Settings of all methods of the matching loop. Raises `ConfigError` for a value out of range."""
+
+    networks: int = field(default=1000, metadata={"help": "random networks, one after the other"})
+    batch_real: int = field(default=256, metadata={"help": "real images of a class in a step"})
+    batch_synthetic: int = field(
+        default=0, metadata={"help": "most synthetic images of a class in a step; 0, as published: all"}
+    )
+    step_memory: int = field(
+        default=1024,
+        metadata={"help": "MB that the activations of a step may hold: classes are taken so many at a time"},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(1, "networks", "batch_real", "step_memory")
+        self.at_least(0, "batch_synthetic")
+
     def pool_allowed(self, pool: int, *, matches: int | None, augment: str | None) -> None:
         """Raises `ConfigError` for a pool whose real side would not stay the same."""
         self.at_least(0, "pool")
@@ -105,7 +124,7 @@ class MatchedConfig:
             )
 
 
-class MatchedMethod(Method):
+class WholeSet(Method):
     """Images of all slots and classes are one problem, and so one job: what a slot holds depends on the IPC.
 
     Where a job has only some of the slots, all are made, and those handed out.
@@ -113,23 +132,6 @@ class MatchedMethod(Method):
 
     config: Any
     sizes = JobSizes(classes=10_000, images=10_000_000)
-    quick: ClassVar[Mapping[str, Any]] = {"networks": 2, "batch_real": 16}
-
-    @abstractmethod
-    def matching(self, spec: DatasetSpec, ipc: int) -> Matching:
-        """What the loop does for a set of ``ipc`` images per class."""
-
-    @abstractmethod
-    def optim(self, spec: DatasetSpec, ipc: int) -> PixelOptim:
-        """How its pixels move."""
-
-    def canvas_of(self, start: Tensor, spec: DatasetSpec) -> Pixels:
-        """The canvas that begins as ``start`` (slots, classes, C, H, W)."""
-        return Pixels(start, spec)
-
-    @property
-    def items_per_row(self) -> int:
-        return 1
 
     @property
     def needs(self) -> Needs:
@@ -151,6 +153,45 @@ class MatchedMethod(Method):
     def independent(self) -> Literal["slots", "classes", "nothing"]:
         return "nothing"
 
+    def jobs(self, spec: DatasetSpec, ipc: int, set_index: int, seed: int) -> list[SynthesisJob]:
+        """One: all slots of all classes."""
+        slots, classes = tuple(range(ipc)), tuple(range(spec.n_classes))
+        return [SynthesisJob(spec=spec, set_index=set_index, seed=seed, slots=slots, classes=classes, ipc=ipc)]
+
+    def _problem(self, spec: DatasetSpec, seed: int, set_index: int, classes: tuple[int, ...]) -> Problem:
+        return Problem(
+            name=self.name, spec=spec, seed=seed, set_index=set_index, classes=classes, network=self.config.network
+        )
+
+    def _start(self, job: SynthesisJob, ipc: int, train: Split) -> Tensor:
+        """(slots, classes, C, H, W), normalised."""
+        slots = tuple(range(ipc))
+        if self.config.start == "noise":
+            return noise_start(job.spec, slots, job.classes, seed=job.seed, set_index=job.set_index)
+        return real_start(real_images(job, range(ipc), train, self.config.start), job.spec)
+
+
+class MatchedMethod(WholeSet):
+    """A set is one run of the matching loop."""
+
+    quick: ClassVar[Mapping[str, Any]] = {"networks": 2, "batch_real": 16}
+
+    @abstractmethod
+    def matching(self, spec: DatasetSpec, ipc: int) -> Matching:
+        """What the loop does for a set of ``ipc`` images per class."""
+
+    @abstractmethod
+    def optim(self, spec: DatasetSpec, ipc: int) -> PixelOptim:
+        """How its pixels move."""
+
+    def canvas_of(self, start: Tensor, spec: DatasetSpec) -> Pixels:
+        """The canvas that begins as ``start`` (slots, classes, C, H, W)."""
+        return Pixels(start, spec)
+
+    @property
+    def items_per_row(self) -> int:
+        return 1
+
     @property
     def optimisation_steps(self) -> int:
         """At the fewest images per class: published steps grow with them."""
@@ -163,11 +204,6 @@ class MatchedMethod(Method):
     def matches(self, ipc: int) -> int:
         """Steps in each network."""
         return 1
-
-    def jobs(self, spec: DatasetSpec, ipc: int, set_index: int, seed: int) -> list[SynthesisJob]:
-        """One: all slots of all classes."""
-        slots, classes = tuple(range(ipc)), tuple(range(spec.n_classes))
-        return [SynthesisJob(spec=spec, set_index=set_index, seed=seed, slots=slots, classes=classes, ipc=ipc)]
 
     def check(self, spec: DatasetSpec, ipc: int, teachers: Sequence[Teacher] | None = None) -> None:
         """Also refuses a network that cannot take the images, and a memory in which not one class fits."""
@@ -232,18 +268,6 @@ class MatchedMethod(Method):
             raise MethodError(f"{self.name} needs networks that learnt from the training images")
         return known
 
-    def _problem(self, spec: DatasetSpec, seed: int, set_index: int, classes: tuple[int, ...]) -> Problem:
-        return Problem(
-            name=self.name, spec=spec, seed=seed, set_index=set_index, classes=classes, network=self.config.network
-        )
-
-    def _start(self, job: SynthesisJob, ipc: int, train: Split) -> Tensor:
-        """(slots, classes, C, H, W), normalised."""
-        slots = tuple(range(ipc))
-        if self.config.start == "noise":
-            return noise_start(job.spec, slots, job.classes, seed=job.seed, set_index=job.set_index)
-        return real_start(real_images(job, range(ipc), train, self.config.start), job.spec)
-
 
 def real_images(job: SynthesisJob, slots: range, train: Split, start: Start) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Training images for each slot and class, uint8 (slots, classes, H, W, C): random ones, or by k-means of pixels.
@@ -268,13 +292,16 @@ def augment_of(augment: SiameseName | None, spec: DatasetSpec) -> Augment:
     return cast(Augment, augment or ("dsa" if mirrors(spec) else "dsa-unmirrored"))
 
 
+def families_of(augment: SiameseName | None, spec: DatasetSpec) -> tuple[Family, ...]:
+    """The families that this augmentation draws from."""
+    name = augment_of(augment, spec)
+    return () if name == "none" else tuple(one for one in FAMILIES if one != "flip" or name == "dsa")
+
+
 def alike_of(augment: SiameseName | None, spec: DatasetSpec) -> Alike | None:
     """DSA's siamese augmentation: one of its families for each class and step."""
-    name = augment_of(augment, spec)
-    if name == "none":
-        return None
-    families: tuple[Family, ...] = tuple(one for one in FAMILIES if one != "flip" or name == "dsa")
-    return Alike(families=families, one=True)
+    families = families_of(augment, spec)
+    return Alike(families=families, one=True) if families else None
 
 
 def megabytes(count: int) -> int:

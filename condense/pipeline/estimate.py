@@ -35,8 +35,9 @@ from condense.pipeline.request import Request
 from condense.pipeline.teachers import build_for, teacher_jobs
 from condense.pipeline.workers import write_rows
 from condense.shards.decode import CANVASES
-from condense.teachers import Dynamics, TeacherInfo, save_teacher
+from condense.teachers import Dynamics, ExpertRecipe, TeacherInfo, save_teacher
 from condense.teachers.class_statistics import class_statistics
+from condense.teachers.experts import expert_length, untrained_expert, write_expert
 from condense.teachers.features import write_features
 from condense.teachers.recipe import TeacherRecipe, length_of
 from condense.teachers.teacher import weights_sha256
@@ -138,6 +139,9 @@ def steps_of(job: Job, request: Request, data: Data) -> int:
     if job.kind == "grown-network":
         growth = from_mapping(Growth, job.config["growth"])
         return growth.snapshots * growth.every
+    if job.kind == "expert":
+        expert = from_mapping(ExpertRecipe, job.config["recipe"])
+        return expert.epochs * expert_length(expert, len(data.train))
     if job.kind not in ("teacher", "dynamics"):
         return 0
     recipe = from_mapping(TeacherRecipe, job.config["recipe"])
@@ -206,6 +210,7 @@ class _Prober:
             "teacher": self._training,
             "dynamics": self._training,
             "grown-network": self._training,
+            "expert": self._training,
             "features": self._features,
             "class-statistics": self._features,
             "rows": self._rows,
@@ -245,6 +250,8 @@ class _Prober:
         return seconds, one_peak + (most - 1) * max(0, two_peak - one_peak)
 
     def _with_slots(self, job: Job, count: int) -> Job:
+        if self.request.method.needs.precomputed == "experts":
+            job = replace(job, inputs=job.inputs[:1])  # a step asks one, whatever there are
         for below in job.inputs:
             self._have(below)
         slots = job.config["slots"][:count]
@@ -274,6 +281,7 @@ class _Prober:
             "teacher": self._write_untrained,
             "dynamics": self._write_random_log,
             "grown-network": self._write_ungrown,
+            "expert": self._write_untrained_expert,
         }
         if store.has(job.id):
             return
@@ -300,6 +308,10 @@ class _Prober:
         growth = from_mapping(Growth, job.config["growth"])
         flat = flat_weights(build_for(self.data.spec, growth.network)).numpy()
         Grown(growth.network, np.tile(flat, (growth.snapshots + 1, 1))).write(folder, growth)
+
+    def _write_untrained_expert(self, folder: Path, job: Job) -> None:
+        recipe = from_mapping(ExpertRecipe, job.config["recipe"])
+        write_expert(folder, untrained_expert(recipe, self.data.spec))
 
     def _write_random_features(self, folder: Path, job: Job) -> None:
         """As many and as wide as the teacher's."""

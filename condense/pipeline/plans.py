@@ -20,6 +20,7 @@ from condense.methods.base import Method, SynthesisJob
 from condense.pipeline.context import Context, DataRequest, spec_digest
 from condense.pipeline.request import Request
 from condense.shards import SetInfo
+from condense.teachers import ExpertRecipe
 from condense.teachers.recipe import TeacherRecipe
 
 ON_VIEWS = 2
@@ -126,7 +127,9 @@ def precomputed_jobs(
     common: Mapping[str, Any],
     index: int,
 ) -> tuple[Job, ...]:
-    """What the method needs to know of all training images: one job, or none; class statistics by each teacher."""
+    """What the method needs to know of all training images: one job, or none; class statistics by each teacher, or as
+    many experts as it asks for.
+    """
     method, compute = request.method, context.compute.identity()
     if method.needs.precomputed == "none":
         return ()
@@ -139,6 +142,9 @@ def precomputed_jobs(
         return tuple(
             growth_job(growth, compute, common, request.without) for growth in method.growths(spec, request.seed)
         )
+    if method.needs.precomputed == "experts":
+        recipes = method.expert_recipes(spec, request.seed)
+        return tuple(expert_job(one, number, context, common) for number, one in enumerate(recipes))
     recipe = method.network_recipe(request.teacher, spec, request.ipc, index, request.seed)
     if method.needs.precomputed == "dynamics":
         recipe = recipe or request.teacher
@@ -159,6 +165,12 @@ def growth_job(
     if without:
         config["without"] = dict(without)
     return Job("grown-network", config, title=f"network {growth.number} of the pool", **common)
+
+
+def expert_job(recipe: ExpertRecipe, number: int, context: Context, common: Mapping[str, Any]) -> Job:
+    """An expert to be trained."""
+    config = {"recipe": identity(recipe), "compute": context.compute.identity()}
+    return Job("expert", config, title=f"expert {number}, {recipe.network}", **common)
 
 
 def rows_jobs(

@@ -34,14 +34,17 @@ from condense.pipeline.context import Context
 from condense.pipeline.results import keep_failure, keep_result
 from condense.shards import SetInfo, image_name, join_rows, read_image_files, shard_slices, take_rows, write_images
 from condense.shards import write_set as finish_set
-from condense.teachers import ClassStatistics, Dynamics, Features, save_teacher
+from condense.teachers import ClassStatistics, Dynamics, ExpertRecipe, Experts, Features, save_teacher
 from condense.teachers.class_statistics import class_statistics as measure_classes
 from condense.teachers.dynamics import log_dynamics
+from condense.teachers.experts import train_expert, write_expert
 from condense.teachers.features import write_features
 from condense.teachers.recipe import TeacherRecipe, train_teacher
 from condense.training import Diverged
 
 __all__ = ["WORKERS", "read_rows", "write_rows"]
+
+LEARNED = "learned.json"
 
 
 def teacher(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
@@ -91,6 +94,18 @@ def dynamics(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) ->
     ).write(desk.folder)
 
 
+def expert(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
+    """Train a network on all training images and keep its weights after each epoch."""
+    weights = train_expert(
+        context.data_of(job),
+        from_mapping(ExpertRecipe, job.config["recipe"], "expert"),
+        compute=context.compute,
+        report=desk.report,
+        checkpoint=desk.checkpoint,
+    )
+    write_expert(desk.folder, weights)
+
+
 def class_statistics(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
     """Measure what a teacher's BatchNorm layers are given of each class."""
     [one] = context.teachers(inputs)
@@ -127,6 +142,8 @@ def known(method: Method, inputs: Sequence[Path]) -> tuple[Sequence[Path], Preco
         return inputs, None
     if method.needs.precomputed == "grown networks":
         return (), tuple(Grown.read(folder) for folder in inputs)
+    if method.needs.precomputed == "experts":
+        return (), Experts.read(inputs)
     if method.needs.precomputed == "class statistics":
         teachers = len(inputs) // 2
         return inputs[:teachers], tuple(ClassStatistics.read(folder) for folder in inputs[teachers:])
@@ -169,12 +186,13 @@ def kept(train: Split, without: Mapping[str, Any]) -> Split:
 
 
 def write_rows(folder: Path, rows: Rows, canvas: Canvas) -> None:
-    """Keep a block of rows: one file for each array, and the canvas if it is not pixels."""
+    """Keep a block of rows: one file for each array, the canvas if it is not pixels, and what was learnt with them."""
     arrays: dict[str, npt.NDArray[Any]] = {"pixels": rows.pixels, "labels": rows.labels, "slots": rows.slots}
     for name, array in {**arrays, **rows.others}.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     if canvas.name != "pixels":
         (folder / "canvas.json").write_text(canonical_json({"name": canvas.name, "settings": dict(canvas.settings)}))
+    write_learned(folder, rows.learned)
 
 
 def read_rows(folder: Path) -> tuple[Rows, Canvas]:
@@ -182,7 +200,20 @@ def read_rows(folder: Path) -> tuple[Rows, Canvas]:
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
     own = {name: arrays.pop(name) for name in ("pixels", "labels", "slots")}
     path = folder / "canvas.json"
-    return Rows(**own, others=arrays), Canvas(**json.loads(path.read_text())) if path.exists() else Canvas("pixels")
+    rows = Rows(**own, others=arrays, learned=read_learned(folder))
+    return rows, Canvas(**json.loads(path.read_text())) if path.exists() else Canvas("pixels")
+
+
+def write_learned(folder: Path, learned: Mapping[str, float]) -> None:
+    """Keep numbers that were learnt, if there are any."""
+    if learned:
+        (folder / LEARNED).write_text(canonical_json(dict(learned)))
+
+
+def read_learned(folder: Path) -> dict[str, float]:
+    """What :func:`write_learned` wrote there."""
+    path = folder / LEARNED
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def images(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
@@ -204,6 +235,7 @@ def images(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> N
             canvas=canvases[0].name,
             settings=canvases[0].settings,
         )
+    write_learned(desk.folder, {name: value for block in blocks for name, value in block.learned.items()})
 
 
 def labels(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -> None:
@@ -237,7 +269,8 @@ def whole_set(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -
     """Put images, labels and what is known of them into one folder. Inputs: images, labels, teachers."""
     for path in (*image_files(inputs[0]), *sorted(inputs[1].glob("labels-*.h5"))):
         shutil.copyfile(path, desk.folder / path.name)
-    known = job.config["info"]
+    known, learned = job.config["info"], read_learned(inputs[0])
+    more = {"learned": learned} if learned else {}
     teachers = context.teachers(inputs[2:])
     finish_set(
         desk.folder,
@@ -245,7 +278,7 @@ def whole_set(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) -
             name=known["name"],
             spec=context.data_of(job).spec.to_dict(),
             method=known["method"],
-            config={**known["config"], "inputs": list(job.inputs)},
+            config={**known["config"], **more, "inputs": list(job.inputs)},
             seeds=known["seeds"],
             teachers=[{"network": one.info.network, "sha256": one.sha256} for one in teachers],
             contains_real_images=known["contains_real_images"],
@@ -339,6 +372,7 @@ WORKERS: dict[str, Worker] = {
     "supplied-images": supplied_images,
     "features": features,
     "dynamics": dynamics,
+    "expert": expert,
     "class-statistics": class_statistics,
     "grown-network": grown_network,
     "rows": rows,

@@ -2,6 +2,7 @@
 
 from condense.teachers.class_statistics import ClassStatistics
 from condense.teachers.dynamics import Dynamics
+from condense.teachers.experts import ExpertRecipe, Experts
 from condense.teachers.features import Features
 from condense.teachers.importing import import_teacher
 from condense.teachers.recipe import TeacherRecipe, train_teacher
@@ -10,6 +11,8 @@ from condense.teachers.teacher import Teacher, TeacherInfo, check_teacher, load_
 __all__ = [
     "ClassStatistics",
     "Dynamics",
+    "ExpertRecipe",
+    "Experts",
     "Features",
     "Teacher",
     "TeacherInfo",

@@ -20,7 +20,7 @@ from condense.views.config import check_choice
 from condense.views.render import crop_flip
 from condense.views.resample import resample
 
-__all__ = ["AUGMENTS", "FAMILIES", "Augment", "Family", "augment", "dsa", "rand_augment", "siamese"]
+__all__ = ["AUGMENTS", "FAMILIES", "Augment", "Family", "augment", "dsa", "each_by_itself", "rand_augment", "siamese"]
 
 Augment = Literal["none", "dsa", "dsa-unmirrored", "randaugment"]
 AUGMENTS: tuple[str, ...] = get_args(Augment)
@@ -61,6 +61,14 @@ def siamese(images: Tensor, families: Sequence[Family], draws: np.random.Generat
     for family in families:
         images = operations[family](images, draws, 1)
     return images
+
+
+def each_by_itself(images: Tensor, family: Family, draws: np.random.Generator) -> Tensor:
+    """Normalised ``images`` (n, C, H, W) after a change of one family with parameters for each of them, as in
+    :func:`dsa`. Differentiable, on a GPU deterministically.
+    """
+    operations = {"color": color, "crop": crop, "cutout": cutout, "flip": flip, "scale": scale, "rotate": rotate_some}
+    return operations[family](images, draws, len(images))
 
 
 def drawn(images: Tensor, draws: np.random.Generator, low: float, high: float, count: int | None = None) -> Tensor:
@@ -149,6 +157,27 @@ def rotate_all(images: Tensor, draws: np.random.Generator, _count: int | None = 
             place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
             parts.append(flat.index_select(2, place.long().flatten()) * weight.flatten())
     return torch.stack(parts).sum(0).view(images.shape)
+
+
+def rotate_some(images: Tensor, draws: np.random.Generator, count: int | None = None) -> Tensor:
+    """:func:`rotate` as :func:`rotate_all` does it, each image by an angle of its own: (n, C, H, W), n >= 1."""
+    n, channels, height, width = images.shape
+    angle = drawn(images, draws, -15.0, 15.0, count).view(-1, 1, 1) * (math.pi / 180)
+    down, across = (
+        torch.arange(0.5, side, device=images.device, dtype=images.dtype) / side * 2 - 1 for side in (height, width)
+    )
+    columns = ((across * angle.cos() - down[:, None] * angle.sin() + 1) * width - 1) / 2
+    rows = ((across * angle.sin() + down[:, None] * angle.cos() + 1) * height - 1) / 2
+    own = torch.arange(n, device=images.device)[:, None, None] * (height * width)
+    flat = images.permute(0, 2, 3, 1).reshape(-1, channels)
+    parts = []
+    for row in (rows.floor(), rows.floor() + 1):
+        for column in (columns.floor(), columns.floor() + 1):
+            weight = (1 - (rows - row).abs()) * (1 - (columns - column).abs())
+            weight = weight * ((row >= 0) & (row < height) & (column >= 0) & (column < width))
+            place = own + (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
+            parts.append(flat.index_select(0, place.flatten()) * weight.reshape(-1, 1))
+    return torch.stack(parts).sum(0).view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def rand_augment(pixels: Tensor, draws: np.random.Generator, *, operations: int = 2, magnitude: int = 9) -> Tensor:
