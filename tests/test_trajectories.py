@@ -340,14 +340,14 @@ class At:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_an_interrupted_loop_goes_on_to_the_same_bits(optimizer: str, tiny_data: Data) -> None:
     given: dict[str, Any] = {"optim": PixelOptim(lr=0.1, optimizer=optimizer)}  # type: ignore[arg-type]
-    following = following_of(iterations=4, families=views.FAMILIES, rate=Rate(lr=1e-3))
+    following = following_of(iterations=4, families=views.FAMILIES, rate=Rate(lr=1e-7))
     whole = run(tiny_data, following, canvas_of(tiny_data, dtype=torch.float32), **given)
     checkpoint = At(2)
     with pytest.raises(Stopped):
         run(tiny_data, following, canvas_of(tiny_data, dtype=torch.float32), checkpoint=checkpoint, **given)
     resumed = run(tiny_data, following, canvas_of(tiny_data, dtype=torch.float32), checkpoint=checkpoint, **given)
     assert torch.equal(whole[0], resumed[0])
-    assert whole[1] == resumed[1]
+    assert whole[1] == resumed[1] > 1e-3  # not at its least
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tiny_data: Data) -> None:
@@ -494,6 +494,7 @@ def test_published_values() -> None:
         ("cifar100", 1, (20, 3, 20, 1000, 1e-5, 0.01, 0)),
         ("cifar100", 50, (80, 2, 40, 1000, 1e-5, 0.01, 125)),
         ("tiny-imagenet", 10, (20, 2, 40, 10_000, 1e-4, 0.01, 200)),
+        ("imagefolder:tiny-imagenet", 1, (10, 2, 10, 10_000, 1e-4, 0.01, 0)),
         ("somebody's", 10, (30, 2, 20, 100, 1e-5, 0.001, 0)),
     ):
         known = replace(spec, name=name)

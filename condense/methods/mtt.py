@@ -52,7 +52,7 @@ PUBLISHED: dict[str, dict[int, Published]] = {
         50: Published(student_steps=20, max_start=40, lr=10_000, lr_rate=1e-4, batch_student=300),
     },
 }
-"""Data set -> IPC -> values. For other data sets nothing is published; CIFAR-10's are taken."""
+"""Data set, or folder of images of that name -> IPC -> values. Others have none published; CIFAR-10's are taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,5 +251,5 @@ class MTT(WholeSet):
 
 def published(spec: DatasetSpec, ipc: int) -> Published:
     """Values for the greatest published IPC of the data set that is not above this one."""
-    known = PUBLISHED.get(spec.name, PUBLISHED["cifar10"])
+    known = PUBLISHED.get(spec.name.rpartition(":")[2], PUBLISHED["cifar10"])
     return known[max(one for one in known if one <= ipc)]
