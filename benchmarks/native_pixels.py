@@ -7,7 +7,7 @@ A set is made with ``clamp=false``. Its normalised pixels, float32, are written 
 of the method (`native:dc`, or `native:dsa` for DSA) are trained on both forms, with the same initial weights and the
 same batches, so that differences are paired. A third set, made with ``clamp=true``, is what the package makes by
 default, and is stored as it is but for rounding. A line for each set of images is added to
-`benchmarks/results/native-pixels.jsonl`: no claim is made beyond what is measured there.
+`benchmarks/results/pixels-native.jsonl`: no claim is made beyond what is measured there.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def main() -> None:
     parser.add_argument("--set-index", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=Path("runs/native-pixels"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "native-pixels.jsonl")
+    parser.add_argument("--work", type=Path, default=Path("runs/pixels-native"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "pixels-native.jsonl")
     options = parser.parse_args()
     keep_buffers()
     compute = resolve(options.device, "auto", options.threads)
