@@ -625,6 +625,9 @@ def test_a_plan_knows_experts_and_a_probe_has_one(tmp_path: Path, tiny_data: Dat
         "labels": (1, 0),
         "set": (1, 0),
     }
+    size = sum(one.numel() for one in build(NETWORK, channels=3, height=12, width=12, n_classes=3).parameters())
+    images, labels = 6 * 12 * 12 * 3, 2 * 6 * 3 * request_of().labels.epochs
+    assert said.store_bytes == 2 * 4 * size * (3 + 1) + 3 * images + 2 * labels
     jobs = planned(context)
     [rows] = of_kind(jobs, "rows")
     with _Prober(request_of(), context, tiny_data, jobs) as prober:

@@ -37,7 +37,7 @@ from condense.pipeline.workers import write_rows
 from condense.shards.decode import CANVASES
 from condense.teachers import Dynamics, ExpertRecipe, TeacherInfo, save_teacher
 from condense.teachers.class_statistics import class_statistics
-from condense.teachers.experts import expert_length, untrained_expert, write_expert
+from condense.teachers.experts import expert_bytes, expert_length, untrained_expert, write_expert
 from condense.teachers.features import write_features
 from condense.teachers.recipe import TeacherRecipe, length_of
 from condense.teachers.teacher import weights_sha256
@@ -97,7 +97,12 @@ def estimate(request: Request, context: Context, *, teachers: Sequence[Path] = (
     images = items_per_class(request, data.spec) * data.spec.n_classes * request.sets
     pixels = request.ipc * data.spec.n_classes * request.sets * int(np.prod(data.spec.image_shape))
     labels = 2 * images * data.spec.n_classes * request.labels.epochs
-    made = Estimate(list(kinds.values()), images, 3 * pixels + 2 * labels if todo else 0, pixels + labels)
+    experts = sum(
+        expert_bytes(from_mapping(ExpertRecipe, job.config["recipe"]), data.spec)
+        for job in in_order(jobs)
+        if job.kind == "expert" and job.id in todo
+    )
+    made = Estimate(list(kinds.values()), images, 3 * pixels + 2 * labels + experts if todo else 0, pixels + labels)
     if probe and todo:
         with _Prober(request, context, data, jobs) as prober:
             prober.measure(made, todo)

@@ -28,6 +28,7 @@ from condense.views.render import channels_last
 __all__ = [
     "ExpertRecipe",
     "Experts",
+    "expert_bytes",
     "expert_length",
     "train_expert",
     "untrained_expert",
@@ -165,6 +166,11 @@ def expert_network(recipe: ExpertRecipe, spec: DatasetSpec) -> nn.Module:
         n_classes=spec.n_classes,
         seed=recipe.seed,
     )
+
+
+def expert_bytes(recipe: ExpertRecipe, spec: DatasetSpec) -> int:
+    """What a trajectory takes on disk, but for the head of its file."""
+    return 4 * (recipe.epochs + 1) * sum(one.numel() for one in expert_network(recipe, spec).parameters())
 
 
 def expert_length(recipe: ExpertRecipe, n_images: int) -> int:
