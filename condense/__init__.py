@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from condense.methods import METHODS
     from condense.networks import NETWORKS
     from condense.shards import verify
+    from condense.teachers.trained import load_network
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "export_set",
     "import_set",
     "load",
+    "load_network",
     "open_data",
     "pack",
     "relabel",
@@ -56,6 +58,7 @@ _HOMES = {
     "export_set": "condense.exchange",
     "import_set": "condense.api",
     "load": "condense.dataset",
+    "load_network": "condense.teachers.trained",
     "open_data": "condense.data",
     "pack": "condense.exchange",
     "relabel": "condense.api",

@@ -217,3 +217,19 @@ def test_plans_that_cannot_be_are_refused(sd: float, n_sets: int, level: float) 
         power_of(1.0, sd, n_sets, level)
     with pytest.raises(ValueError, match=r"power is 1\.0"):
         sets_needed(1.0, 1.0, power=1.0)
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_pairs_that_agree_exactly_decide_nothing(sets: int) -> None:
+    """Two gains of 5.5 points, which floating point may tell apart in the last place."""
+    keys = [(0, 0), (0, 1)] if sets == 1 else [(0, 0), (1, 0)]
+    runs, baseline = dict(zip(keys, (0.785, 0.787), strict=True)), dict(zip(keys, (0.73, 0.732), strict=True))
+    found = paired_difference(runs, baseline)
+    assert found is not None
+    assert (found.interval, found.verdict) == (None, "undecided")
+    assert found.statement("random") == (
+        "undecided against random: +5.5 points from 2 pairs that agree exactly, no interval"
+    )
+    assert found.more_sets() is None
+    assert ("agree exactly; make more" in found.outlook()) == (sets == 2)
+    assert summarise(dict.fromkeys(keys, 0.5)).interval is None

@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 USUAL_POWER = 0.8
+ROUNDING = 1e-9
+"""Accuracies, and their differences, that are no further apart are equal."""
+
 MOST_SETS = 10_000
 
 Runs = Mapping[tuple[int, int], float]
@@ -87,7 +90,8 @@ class Difference:
     def statement(self, baseline: str) -> str:
         """In words, in percentage points: "better than random by 1.2 to 2.0 points"."""
         if self.interval is None:
-            return f"undecided against {baseline}: {100 * self.mean:+.1f} points from a single pair, no interval"
+            pairs = "a single pair" if self.n_pairs == 1 else f"{self.n_pairs} pairs that agree exactly"
+            return f"undecided against {baseline}: {100 * self.mean:+.1f} points from {pairs}, no interval"
         low, high = (100 * bound for bound in self.interval)
         if self.verdict == "better":
             words = f"better than {baseline} by {low:.1f} to {high:.1f} points"
@@ -104,7 +108,7 @@ class Difference:
         says how much is missing if what was seen is true, which is a rough guess from few sets. The spread between
         sets is the observed one. None if that is not known, or no number of sets up to 10,000 is enough.
         """
-        if self.sd is None:
+        if self.sd is None or self.sd < ROUNDING:
             return None
         if effect is None and self.verdict != "undecided":
             return 0
@@ -115,6 +119,8 @@ class Difference:
         """The same in words: "about 7 more sets would show a difference of 0.4 points (80 % power)"."""
         if self.sd is None:
             return "how many sets it takes cannot be said of one; make at least 2"
+        if self.sd < ROUNDING:
+            return "how many sets it takes cannot be said of sets that agree exactly; make more"
         more, size = self.more_sets(effect, power), abs(self.mean if effect is None else effect)
         points, sure = f"a difference of {100 * size:.1f} points", f"({100 * power:.0f} % power)"
         if more is None:
@@ -157,10 +163,14 @@ def sets_needed(effect: float, sd: float, power: float = USUAL_POWER, level: flo
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Student's t interval for the mean of independent ``values``; None for fewer than two."""
+    """Student's t interval for the mean of independent ``values``; None for fewer than two, and for equal ones.
+
+    Equal values say nothing of how far others would lie: accuracies are counted in whole images, so two of them may
+    well agree, and an interval without width would pass that for certainty.
+    """
     from scipy import stats  # half a second, and few need it
 
-    if len(values) < 2:
+    if len(values) < 2 or np.ptp(values) < ROUNDING:
         return None
     half = stats.t.ppf(0.5 + level / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
     mean = np.mean(values)

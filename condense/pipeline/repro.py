@@ -115,6 +115,8 @@ def repro(
     give the same accuracies, others the same means within 2 points. Raises :class:`ConfigError` for a file that is no
     recipe, :class:`DataError` for a set that is not the one of the recipe.
     """
+    if path.suffix == ".jsonl":
+        raise ConfigError(f"{path} holds results; give what condense evaluate --recipe wrote beside them")
     held = read_yaml(path)
     missing = {"evaluate", "expected"} - held.keys()
     if missing or not ({"sets", "distill"} & held.keys()):

@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.torch import save_file
-from torch import nn
 
 from condense.config import from_mapping
-from condense.data import Data, DatasetSpec, Split, holdout
+from condense.data import Data, Split, holdout
 from condense.dataset import load
 from condense.engine.job import Task
 from condense.engine.perform import Desk
@@ -40,6 +38,7 @@ from condense.teachers.dynamics import log_dynamics
 from condense.teachers.experts import train_expert, write_expert
 from condense.teachers.features import write_features
 from condense.teachers.recipe import TeacherRecipe, train_teacher
+from condense.teachers.trained import save_network
 from condense.training import Diverged
 
 __all__ = ["WORKERS", "read_rows", "write_rows"]
@@ -356,12 +355,6 @@ def failure_of(condition: str, recipe: StudentRecipe, job: Task, error: Diverged
         seed=seed,
         reason=str(error),
     )
-
-
-def save_network(path: Path, network: nn.Module, spec: DatasetSpec, name: str) -> None:
-    """Weights with, as metadata, what one needs to use them: the network's name and the data set's spec, as JSON."""
-    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    save_file(weights, path, metadata={"network": name, "spec": canonical_json(spec.to_dict())})
 
 
 Worker = Callable[[Task, Sequence[Path], Desk, Context], None]

@@ -118,7 +118,7 @@ def load_teacher(folder: Path | str, device: torch.device | str = "cpu", *, netw
     """
     folder = Path(folder)
     info = _read_info(folder)
-    if network not in (None, info.network) or (network is None and _is_foreign(info.network)):
+    if network not in (None, info.network) or (network is None and is_foreign(info.network)):
         raise TeacherError(
             f'teacher {folder} is a "{info.network}", not a "{network}"; give the network it was made with'
             if network is not None
@@ -231,7 +231,7 @@ def _read_bytes(folder: Path, name: str) -> bytes:
         raise TeacherError(f"teacher {folder} cannot be read: {name}: {error.strerror}") from None
 
 
-def _is_foreign(network: str) -> bool:
+def is_foreign(network: str) -> bool:
     prefix, colon, _ = network.partition(":")
     return bool(colon) and prefix not in ("torchvision", "timm")
 
