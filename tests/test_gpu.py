@@ -150,7 +150,7 @@ def test_a_set_is_made_labelled_and_evaluated(
     [folder] = condense.distill(
         data="fashion-mini", method=method, ipc=2, out=tmp_path / "set", quick=True, machine=machine, quiet=True
     )
-    assert condense.load(folder).targets == list(range(10)) * 2
+    assert sorted(condense.load(folder).targets) == sorted(list(range(10)) * (8 if method == "idc" else 2))
     targets: Any = ["soft"] if METHODS[method].name != "idc" else ["hard"]
     results = condense.evaluate(
         [folder],
