@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import get_args
 
 import numpy as np
@@ -275,7 +275,7 @@ def _train(
     guide = Guide(recipe, epochs, compute.torch_device)
     records = fit_together(
         networks,
-        augmented(hard, recipe.augment, spec, key(0, "augment", set_index))
+        augmented(hard, recipe.augment, spec, key(0, "augment", set_index), compute)
         if recipe.targets == "hard"
         else guide.over(soft, hard),
         functional.cross_entropy,
@@ -294,13 +294,14 @@ def _train(
     ]
 
 
-def augmented(batches: Batches, kind: Augment, spec: DatasetSpec, seed: int) -> Batches:
-    """The same batches with their images changed, each by draws of its own."""
+def augmented(batches: Batches, kind: Augment, spec: DatasetSpec, seed: int, compute: Compute) -> Batches:
+    """The same batches with their images changed, each by draws of its own, on the device."""
     if kind == "none":
         return batches
 
     def changed(epoch: int, first_step: int) -> Iterator[Batch]:
-        for step, batch in enumerate(batches(epoch, first_step), start=first_step):
+        for step, each in enumerate(batches(epoch, first_step), start=first_step):
+            batch = each.to(compute.torch_device)
             mean, std = (batch.images.new_tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
             draws = generator(seed, "step", epoch, step)
             yield batch._replace(images=augment(kind, batch.images, mean, std, draws))
@@ -309,13 +310,18 @@ def augmented(batches: Batches, kind: Augment, spec: DatasetSpec, seed: int) -> 
 
 
 class Guide:
-    """Gives every batch of a soft recipe the loss of its epoch. ``state`` is the student's own temperature."""
+    """Gives every batch of a soft recipe the loss of its epoch. ``state`` is the student's own temperature.
+
+    Epochs of one temperature have one loss, the same object, so that steps with it can be told to be alike.
+    """
 
     def __init__(self, recipe: StudentRecipe, epochs: int, device: torch.device) -> None:
         self.recipe = recipe
         self.schedule = recipe.schedule
         self.epochs = epochs
         self.state = torch.ones((), device=device)
+        self._soft = cache(self._soft_loss)
+        self._hard = partial(smoothed_entropy, smoothing=recipe.schedule.smoothing)
 
     def over(self, soft: Batches, hard: Batches) -> Batches:
         """The soft epochs and the hard ones of the schedule."""
@@ -329,14 +335,17 @@ class Guide:
 
     def loss(self, epoch: int) -> Loss:
         """Of logits against the epoch's targets."""
+        if self.schedule.soft_epoch(epoch, self.epochs) is None:
+            return self._hard
+        return self._soft(self.schedule.temperature(self.recipe.temperature, epoch, self.epochs))
+
+    def _soft_loss(self, temperature: float) -> Loss:
         schedule = self.schedule
-        if schedule.soft_epoch(epoch, self.epochs) is None:
-            return partial(smoothed_entropy, smoothing=schedule.smoothing)
         if schedule.objective == "match":
             return partial(match_loss, weight=schedule.match_weight, smoothing=schedule.smoothing)
         return partial(
             soft_loss,
-            temperature=schedule.temperature(self.recipe.temperature, epoch, self.epochs),
+            temperature=temperature,
             student_temperature=self.state if schedule.calibrate else None,
             squared_temperature=self.recipe.squared_temperature,
         )
