@@ -163,7 +163,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--committee", nargs="+", default=[*COMMITTEE], help="the first is the one teacher")
     parser.add_argument("--labellers", nargs="+", help="which of them label; all unless told otherwise")
-    parser.add_argument("--teachers", type=Path, default=Path(__file__).parent / "teachers", help="where they are kept")
+    parser.add_argument("--teachers", type=Path, help="where they are kept; of the stage gpu below --work")
     parser.add_argument("--epochs", type=int, default=12, help="of teachers")
     parser.add_argument("--tracks", nargs="+", default=["budget:1", "hard"])
     parser.add_argument("--students", nargs="+", default=["resnet20"])
@@ -183,6 +183,8 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.results is None and options.stage != "teachers":
         parser.error("give --results, the file that results are appended to")
+    if options.teachers is None:
+        options.teachers = options.work / "teachers" if options.stage == "gpu" else Path(__file__).parent / "teachers"
     return options
 
 
@@ -580,7 +582,9 @@ def variants(study: Study, best: Condition) -> list[Condition]:
 
 
 def gpu(study: Study) -> None:
-    """One set of each method by its published settings, with one student of each network."""
+    """One set of each method by its published settings, with one student of each network. Teachers are trained first,
+    where they are missing."""
+    teachers(study)
     study.options.sets = study.options.seeds = 1
     some = [Condition(name, published(name, study.options.ipc)) for name in study.options.methods if name != "coreset"]
     each_or_all(study, some, lambda some: print_costs(measure(study, some), study))
