@@ -462,7 +462,8 @@ def condition_of(name: str, candidate: Settings) -> Condition:
 
 
 def each_or_all(study: Study, some: Sequence[Condition], do: Callable[[Sequence[Condition]], None]) -> None:
-    """All in one go; where that is refused or fails, one by one, so that the others are not lost."""
+    """All that are not refused, in one go; where that fails, one by one, so that the others are not lost."""
+    some = [one for one in some if allowed(study, one)]
     if not some:
         return
     try:
@@ -475,16 +476,25 @@ def each_or_all(study: Study, some: Sequence[Condition], do: Callable[[Sequence[
             each_or_all(study, [one], do)
 
 
+def allowed(study: Study, one: Condition) -> bool:
+    try:
+        study.wanted(one, 1, TABLE_SEED, None)
+    except CondenseError as error:
+        print(f"{one.title} {dict(one.settings)}: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 def table(study: Study) -> None:
     """The best of each method on each track; sets of random images are drawn by the table's own seed."""
     for name in study.options.tracks:
         narrowed = replace_tracks(study, [name])
-        best = [best_of(narrowed, method, name) for method in study.options.methods]
+        best = [found for method in study.options.methods if (found := best_of(narrowed, method, name))]
         each_or_all(narrowed, best, lambda some, study=narrowed: measure(study, some))
 
 
-def best_of(study: Study, method: str, track: str) -> Condition:
-    """The candidate that did best on held-out training images, over all students that were tried."""
+def best_of(study: Study, method: str, track: str) -> Condition | None:
+    """The candidate that did best on held-out training images, over all students that were tried, if any was."""
     title = find_track(track, study.data.spec).title
     tried: dict[str, list[float]] = {}
     for line in lines_of(study.options.tuned or tuned_path(study.options)):
@@ -493,7 +503,8 @@ def best_of(study: Study, method: str, track: str) -> Condition:
     if method == "random":
         return Condition("random", {"method": "random"})
     if not tried:
-        raise SystemExit(f"{method} was not tuned on {title}; run the stage tune")
+        print(f"{method} was not tuned on {title}; run the stage tune", file=sys.stderr)
+        return None
     settings = json.loads(max(tried, key=lambda one: statistics.mean(tried[one])))
     return Condition(settings["method"] if method == "coreset" else method, settings)
 
@@ -558,8 +569,9 @@ def ablation(study: Study) -> None:
         narrowed = replace_tracks(study, [name])
         for method in study.options.methods:
             best = best_of(narrowed, method, name)
-            some = [Condition("random", {"method": "random"}), best, *variants(narrowed, best)]
-            each_or_all(narrowed, some, lambda some, study=narrowed: measure(study, some))
+            if best is not None:
+                some = [Condition("random", {"method": "random"}), best, *variants(narrowed, best)]
+                each_or_all(narrowed, some, lambda some, study=narrowed: measure(study, some))
 
 
 def variants(study: Study, best: Condition) -> list[Condition]:
