@@ -47,7 +47,7 @@ from condense.device import gpus_of, keep_buffers, resolve
 from condense.engine.events import costs, read_events
 from condense.engine.job import Job, in_order
 from condense.engine.store import Store
-from condense.errors import CondenseError
+from condense.errors import CondenseError, UnfinishedError
 from condense.evaluation.results import Failure
 from condense.evaluation.tracks import find_track
 from condense.files import canonical_json
@@ -462,18 +462,21 @@ def condition_of(name: str, candidate: Settings) -> Condition:
 
 
 def each_or_all(study: Study, some: Sequence[Condition], do: Callable[[Sequence[Condition]], None]) -> None:
-    """All that are not refused, in one go; where that fails, one by one, so that the others are not lost."""
+    """All that are not refused, in one go; where that fails, in halves, so that one does not cost the others."""
     some = [one for one in some if allowed(study, one)]
     if not some:
         return
     try:
         do(some)
-    except CondenseError as error:
-        if len(some) == 1:
-            print(f"{some[0].title} {dict(some[0].settings)}: {error}", file=sys.stderr)
+    except UnfinishedError:
+        raise
+    except Exception as error:
+        middle = len(some) // 2
+        if not middle:
+            print(f"{some[0].title} {dict(some[0].settings)}: {type(error).__name__}: {error}", file=sys.stderr)
             return
-        for one in some:
-            each_or_all(study, [one], do)
+        for half in (some[:middle], some[middle:]):
+            each_or_all(study, half, do)
 
 
 def allowed(study: Study, one: Condition) -> bool:
