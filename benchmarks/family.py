@@ -170,6 +170,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, help="of all students, instead of a search where it is not known")
     parser.add_argument("--sets", type=int, default=3, help="of the table")
     parser.add_argument("--seeds", type=int, default=3, help="students of each set")
+    parser.add_argument("--together", type=int, help="students in a job; 1: each alone, also on a GPU")
     parser.add_argument("--steps", type=int, help="most steps of a method, whatever its settings say")
     parser.add_argument("--candidates", type=int, default=8, help="of each method, the first of its grid")
     parser.add_argument("--at-once", type=int, default=1, help="candidates of every method that are made in one go")
@@ -364,7 +365,11 @@ def students(
         for network in study.options.students:
             rate = rate_search(study.track(name, study.labellers({})), network).rate
             own = range(seeds or study.options.seeds)
-            asked = [job for each in labelled for job in at.of_set(each, network, rate, own, held_out=held_out)]
+            asked = [
+                job
+                for each in labelled
+                for job in at.of_set(each, network, rate, own, together=study.options.together, held_out=held_out)
+            ]
             found.append(Students(one, at.track.title, network, rate, jobs, asked))
     return found
 
