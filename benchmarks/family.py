@@ -86,6 +86,11 @@ GENTLE = {"start": "real", "steps": 200}
 FROM_NOISE = grid(NOISE, lr=(0.1, 0.25), alpha_bn=(0.01, 0.1))
 FROM_REAL = grid(GENTLE, lr=(0.01, 0.03), alpha_bn=(0.1, 1.0))
 STARTS = grid({"alpha_bn": 0.1}, start=("real", "median"), steps=(100, 500), lr=(0.01, 0.03))
+RESIDUAL = grid(
+    {"alpha_bn": 0.1, "patches": {"scale": (0.5, 1.0)}}, start=("median", "easy"), steps=(200, 1000), lr=(0.03, 0.1)
+)
+CRITICAL = ({"scale": (0.25, 1.0)}, {"scale": (0.7, 1.0), "cap": 1.0})
+EPS = ({"eps": 0.3}, {"eps": 0.6})
 
 GRID: dict[str, list[dict[str, Any]]] = {
     "random": grid({}, seed=range(TUNE_SEED, TUNE_SEED + 8)),
@@ -100,9 +105,9 @@ GRID: dict[str, list[dict[str, Any]]] = {
     "dwa": grid({"alpha_bn": 0.1}, variance=(2.0, 11.0), steps=(100, 500), lr=(0.01, 0.03)),
     "lpld": [*FROM_NOISE, *FROM_REAL],
     "edc": grid({}, steps=(100, 500), lr=(0.01, 0.05), alpha_bn=(0.01, 0.1)),
-    "fadrm": grid({"alpha_bn": 0.1}, start=("median", "easy"), steps=(200, 1000), lr=(0.03, 0.1)),
-    "fadrm+": grid({"alpha_bn": 0.1}, start=("median", "easy"), steps=(200, 1000), lr=(0.03, 0.1)),
-    "nrr-dd": grid({"alpha_bn": 0.1}, mask=({"eps": 0.3}, {"eps": 0.6}), steps=(100, 500), lr=(0.01, 0.03)),
+    "fadrm": RESIDUAL,
+    "fadrm+": RESIDUAL,
+    "nrr-dd": grid({"alpha_bn": 0.1, "steps": 200}, patches=CRITICAL, mask=EPS, lr=(0.01, 0.03)),
     "rded": grid({}, pool=(100, 300), scale=((0.25, 1.0), (0.5, 1.0), (0.8, 1.0), (1.0, 1.0))),
     "infer": grid({}, steps=(200, 1000), lr=(0.03, 0.1), alpha_bn=(0.1, 1.0)),
 }
@@ -540,7 +545,7 @@ def cost_line(
     return {
         **setting_of(study, one.of.condition, one.track, one.network),
         "sets": len(one.of.sets),
-        "students": len(one.jobs),
+        "students": len(one.of.sets) * study.options.seeds,
         "seconds": {
             "images": seconds_of(one.of.jobs, spent),
             "labels": seconds_of(one.labels, spent, ("labels",)),

@@ -24,6 +24,7 @@ from condense.pipeline import resolve
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import family
+import write_results
 
 SPEC = open_data("fashion-mini").spec
 
@@ -90,6 +91,22 @@ def test_lines_of_other_settings_are_not_taken_for_done() -> None:
     assert family.identity_of({**one, "rate": 3}) == family.identity_of(one)
     for name in family.IDENTITY:
         assert family.identity_of({**one, name: 2}) != family.identity_of(one)
+
+
+def test_the_page_pairs_conditions_by_set_and_seed() -> None:
+    spots = [(index, seed) for index in range(3) for seed in range(2)]
+    random = dict(zip(spots, (0.50, 0.52, 0.60, 0.61, 0.70, 0.72), strict=True))
+    runs = {"random": random, "cda": {spot: value + 0.03 for spot, value in random.items()}, "k-means": random}
+    runs["sre2l"] = {spot: value - 0.01 * (1 + spot[0] / 10) for spot, value in random.items()}
+    told = write_results.orderings(runs)
+    assert told.startswith("- cda above sre2l: holds, +4.10 (")
+    lines = write_results.family_table(runs, {}).splitlines()
+    assert lines[2].startswith("| cda | 63.83 (3 x 2) | 10.00 / 1.22 |")
+    assert "| +3.00 | +3.00 |" in lines[2]
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| cda", "| random", "| k-means", "| sre2l"]
+    assert write_results.seconds_each(
+        {"sets": 2, "students": 4, "seconds": {"images": 10.0, "labels": 2.0, "students": 6.0}}
+    ) == ("5.0", "2.0")
 
 
 def test_all_slots_of_a_set_in_one_job() -> None:
