@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import wraps
-from typing import Literal, ParamSpec, TypeVar, get_args
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 import torch
 
@@ -89,12 +89,17 @@ def under_compute(function: Callable[P, R]) -> Callable[P, R]:
 def _deterministic_cuda() -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS first starts
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Else every new tensor is filled first: one more launch, of which small networks have thousands a step.
+    memory.fill_uninitialized_memory = False
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory = filled
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -148,8 +153,8 @@ def gpus_of(device: str, compute: Compute) -> tuple[int, ...]:
 def environments(compute: Compute, gpus: Sequence[int], workers: int) -> list[dict[str, str]]:
     """What each of several worker processes needs in its environment.
 
-    A GPU of its own, which it sees as the only one; and, where there are more threads than cores, threads that sleep
-    while they wait instead of keeping a core from others.
+    A GPU, which it sees as the only one, and which several share where there are more workers than GPUs; and, where
+    there are more threads than cores, threads that sleep while they wait instead of keeping a core from others.
     """
     shared: dict[str, str] = {}
     if compute.torch_device.type == "cpu" and workers * compute.threads > available_cpus():
