@@ -47,15 +47,17 @@ class Compute:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """``threads`` threads and, on CUDA, deterministic kernels; both as they were before on leaving.
+        """``threads`` threads and, on CUDA, deterministic kernels and a stream of its own; as before on leaving.
 
         Float32 on CUDA means float32: TF32 is off inside. An operation that has no deterministic form there warns.
+        (What is to be recorded, see :mod:`condense.recorded`, must not be on the default stream.)
         """
         with ExitStack() as stack:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(self.threads)
             if self.torch_device.type == "cuda":
                 stack.enter_context(_deterministic_cuda())
+                stack.enter_context(_own_stream(self.torch_device))
             yield
 
     def identity(self) -> dict[str, str | int]:
@@ -100,6 +102,18 @@ def _deterministic_cuda() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         memory.fill_uninitialized_memory = filled
+
+
+@contextmanager
+def _own_stream(device: torch.device) -> Iterator[None]:
+    """Work goes to a new stream, after what the current one has been given and before what it is given next."""
+    outer, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    own.wait_stream(outer)
+    try:
+        with torch.cuda.stream(own):
+            yield
+    finally:
+        outer.wait_stream(own)
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -19,19 +19,22 @@ Step = Callable[..., tuple[Tensor, ...]]
 WARM = 3
 """Calls before a recording: by then libraries have their workspaces and optimisers their state."""
 
-MOST = 4
-"""Recordings of one step. Each holds the memory of a step; calls of other kinds are not recorded."""
+recording = True
+"""Whether anything is recorded: off, to measure and to test what recordings are worth."""
 
 
 class Recorded:
     """Calls of a step that works in place on what it holds (a network, an optimiser) and on the tensors it is given.
 
-    All calls must be on one stream, not the default one. That a step cannot be recorded (it reads a number back) is
-    found when it is tried, and from then on it is called as it is.
+    All calls must be on one stream, as ``Compute.applied()`` sets one. That a step cannot be recorded, since it reads a
+    number back, is found when it is tried, and from then on it is called as it is; as everything is on a CPU.
+
+    ``most``: recordings that are held at most, each with the memory of a step; other calls are not recorded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device, most: int = 4) -> None:
         self._calls: dict[Hashable, _Call] = {}
+        self._most = most if device.type == "cuda" else 0
 
     def __call__(self, kind: Hashable, step: Step, *inputs: Tensor) -> tuple[Tensor, ...]:
         """``step(*inputs)``; results are valid until the next call.
@@ -39,9 +42,13 @@ class Recorded:
         ``kind``: everything besides the shapes of ``inputs`` that the step's course depends on.
         """
         known = (kind, *((tuple(one.shape), one.dtype, one.stride()) for one in inputs))
-        if known not in self._calls and len(self._calls) >= MOST:
+        if not recording or (known not in self._calls and len(self._calls) >= self._most):
             return step(*inputs)
         return self._calls.setdefault(known, _Call())(step, inputs)
+
+    def count(self) -> int:
+        """Recordings so far."""
+        return sum(call.graph is not None for call in self._calls.values())
 
 
 class _Call:

@@ -215,21 +215,19 @@ def fit_together(
     checkpoint: Checkpoint = NoCheckpoint(),
     listener: Listener | None = None,
     stacked: bool = False,
-    recorded: bool = True,
 ) -> list[TrainRecord | Diverged]:
     """What :func:`fit` does, for several networks on the same batches, which are made once for all of them.
 
     They take turns, on a GPU side by side on streams of their own, and each ends with the bits that it would have by
     itself. Or, ``stacked``, they run as one (see :mod:`condense.stacked`) and agree with that within rounding. One that
-    diverges ends there, and the others go on. A ``listener`` is for one network. ``recorded``: on a GPU steps are
-    recorded and replayed (see :mod:`condense.recorded`).
+    diverges ends there, and the others go on. A ``listener`` is for one network.
     """
     if epochs < 1 or steps_per_epoch < 1:
         raise ConfigError(f"{names[0]} needs at least one epoch of one step, got {epochs} epochs of {steps_per_epoch}")
     for network in networks:
         network.to(compute.torch_device).to(memory_format=torch.channels_last)
     total = epochs * steps_per_epoch
-    common = (optim, total, compute, listener, recorded)
+    common = (optim, total, compute, listener)
     runs = (
         [_Run(Stack(networks), names, *common)]
         if stacked
@@ -282,7 +280,6 @@ class _Run:
         total: int,
         compute: Compute,
         listener: Listener | None,
-        recorded: bool,
     ) -> None:
         self.network = network
         self.optim = optim
@@ -292,7 +289,7 @@ class _Run:
         on_gpu = compute.torch_device.type == "cuda"
         self.optimizer = _optimizer(network, optim, compute.torch_device if on_gpu else None)
         self.stream = torch.cuda.Stream(compute.torch_device) if on_gpu else None
-        self.recorded = Recorded() if on_gpu and recorded else None
+        self.recorded = Recorded(compute.torch_device)
         self.average = {
             name: value.detach().clone() for name, value in network.named_parameters() if optim.averaged > 0
         }
@@ -307,10 +304,7 @@ class _Run:
                 set_rate(group, self.optim.lr_at(self.step, self.total))
             loss = batch.loss or loss
             update = partial(self._update, groups=batch.groups, loss=loss, compute=compute)
-            if self.recorded is None:
-                lost, outputs, targets = update(batch.images, batch.targets)
-            else:
-                lost, outputs, targets = self.recorded((batch.groups, loss), update, batch.images, batch.targets)
+            lost, outputs, targets = self.recorded((batch.groups, loss), update, batch.images, batch.targets)
             self.losses[self.step] = lost
             if self.average:
                 now = [value.detach() for value in self.network.parameters()]
