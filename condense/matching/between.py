@@ -14,7 +14,7 @@ from torch.nn import functional
 from condense.device import Compute
 from condense.matching.real import RealImages
 from condense.seeding import generator
-from condense.views.augment import Augment, Family, augment, color, crop, cutout, flip, rotate, scale
+from condense.views.augment import Augment, Family, augment, color, crop, cut_and_mix, cutout, flip, rotate, scale
 from condense.views.render import channels_last
 
 __all__ = ["OnReal", "OnSynthetic", "Step", "Training"]
@@ -129,21 +129,9 @@ def each_changed(images: Tensor, families: tuple[Family, ...], draws: np.random.
 
 
 def cut_and_mixed(images: Tensor, targets: Tensor, draws: np.random.Generator) -> Step:
-    """CutMix (arXiv 1905.04899) with one box for the batch, whose area is uniform, cut off at the border.
-
-    The share of the own class is that of the area that is left.
-    """
-    height, width = images.shape[2:]
-    side = (1 - draws.beta(1.0, 1.0)) ** 0.5
-    spans = []
-    for length in (height, width):
-        centre, half = int(draws.integers(length)), int(length * side) // 2
-        spans.append(slice(max(0, centre - half), min(length, centre + half)))
-    partner = torch.from_numpy(draws.permutation(len(images))).to(images.device)
-    mixed = images.clone()
-    mixed[..., spans[0], spans[1]] = images[partner][..., spans[0], spans[1]]
-    area = (spans[0].stop - spans[0].start) * (spans[1].stop - spans[1].start)
-    return Step(mixed, targets, targets[partner], 1 - area / (height * width))
+    """:func:`~condense.views.augment.cut_and_mix` of images, with both targets."""
+    mixed, partner, share = cut_and_mix(images, draws)
+    return Step(mixed, targets, targets[partner], share)
 
 
 class Trainer:

@@ -1,4 +1,4 @@
-"""Random changes of a student's batches that no label was made for: DSA, RandAugment.
+"""Random changes of a student's batches that no label was made for: DSA, IDC's, RandAugment, CutMix.
 
 They come after the view plan and go with hard targets only. Every draw is from the generator that is handed in, so a
 run that is taken up again sees the same batches. Methods that match real images with synthetic ones show both through
@@ -20,9 +20,21 @@ from condense.views.config import check_choice
 from condense.views.render import crop_flip
 from condense.views.resample import resample
 
-__all__ = ["AUGMENTS", "FAMILIES", "Augment", "Family", "augment", "dsa", "each_by_itself", "rand_augment", "siamese"]
+__all__ = [
+    "AUGMENTS",
+    "FAMILIES",
+    "Augment",
+    "Family",
+    "augment",
+    "cut_and_mix",
+    "dsa",
+    "each_by_itself",
+    "idc",
+    "rand_augment",
+    "siamese",
+]
 
-Augment = Literal["none", "dsa", "dsa-unmirrored", "randaugment"]
+Augment = Literal["none", "dsa", "dsa-unmirrored", "idc", "idc-unmirrored", "randaugment"]
 AUGMENTS: tuple[str, ...] = get_args(Augment)
 
 Family = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
@@ -37,6 +49,8 @@ def augment(kind: Augment, images: Tensor, mean: Tensor, std: Tensor, draws: np.
         return images
     if kind == "randaugment":
         return (rand_augment((images * std + mean).clamp(0, 1), draws) - mean) / std
+    if kind in ("idc", "idc-unmirrored"):
+        return idc(images, draws, mirrored=kind == "idc")
     return dsa(images, draws, mirrored=kind == "dsa")
 
 
@@ -49,6 +63,36 @@ def dsa(images: Tensor, draws: np.random.Generator, *, mirrored: bool = True) ->
     families = [color, crop, cutout, *([flip] if mirrored else []), scale, rotate]
     changed: Tensor = families[draws.integers(len(families))](images, draws)
     return changed
+
+
+def idc(images: Tensor, draws: np.random.Generator, *, mirrored: bool = True) -> Tensor:
+    """The augmentation that IDC (arXiv 2205.14959) and NCFM (arXiv 2502.20653) test with, but for CutMix.
+
+    Flips (``mirrored``), color, and one of crop, scale and rotate, which is drawn for the batch; parameters are each
+    image's own. ``images`` (n, C, H, W) are normalised, as for :func:`dsa`.
+    """
+    images = color(flip(images, draws) if mirrored else images, draws)
+    changed: Tensor = (crop, scale, rotate)[draws.integers(3)](images, draws)
+    return changed
+
+
+def cut_and_mix(images: Tensor, draws: np.random.Generator) -> tuple[Tensor, Tensor, float]:
+    """CutMix (arXiv 1905.04899) with one box for the batch, whose area is uniform, cut off at the border.
+
+    ``images`` (n, C, H, W) with the box of a partner in each; which image that is, int64 (n,) on their device; and the
+    share of the area that is left of the own image.
+    """
+    height, width = images.shape[2:]
+    side = (1 - draws.beta(1.0, 1.0)) ** 0.5
+    spans = []
+    for length in (height, width):
+        centre, half = int(draws.integers(length)), int(length * side) // 2
+        spans.append(slice(max(0, centre - half), min(length, centre + half)))
+    partner = torch.from_numpy(draws.permutation(len(images))).to(images.device, non_blocking=True)
+    mixed = images.clone()
+    mixed[..., spans[0], spans[1]] = images[partner][..., spans[0], spans[1]]
+    area = (spans[0].stop - spans[0].start) * (spans[1].stop - spans[1].start)
+    return mixed, partner, 1 - area / (height * width)
 
 
 def siamese(images: Tensor, families: Sequence[Family], draws: np.random.Generator) -> Tensor:
