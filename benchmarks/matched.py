@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import multiprocessing
 import shutil
@@ -106,14 +107,24 @@ def conditions(options: argparse.Namespace) -> list[Condition]:
             for ipc in options.ipc
         ]
     read = yaml.safe_load(options.conditions.read_text(encoding="utf-8"))
-    common, tried = read.get("common", {}), read["conditions"]
-    found = [
-        from_mapping(Condition, at_ipc(merge(common, one), ipc, one["name"]), one["name"])
-        for one in tried
+    return [
+        from_mapping(Condition, at_ipc(one, ipc, one["name"]), one["name"])
+        for written in read["conditions"]
+        if not options.only or written["name"] in options.only
+        for one in combined(written)
         for ipc in one["ipc"]
-        if ipc in options.ipc and (not options.only or one["name"] in options.only)
+        if ipc in options.ipc
     ]
-    return found
+
+
+def combined(written: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One condition for each combination of what its ``grid`` has, whose settings its name says."""
+    plain = {key: value for key, value in written.items() if key != "grid"}
+    grid = written.get("grid", {})
+    for chosen in itertools.product(*grid.values()):
+        settings = dict(zip(grid, chosen, strict=True))
+        name = " ".join([plain["name"], *(f"{key}={value}" for key, value in settings.items())])
+        yield merge(plain, {"name": name, "set": settings} if settings else {})
 
 
 def made_method(condition: Condition, steps: int | None = None) -> Method:

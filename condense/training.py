@@ -401,9 +401,9 @@ def _accumulate_gradient(
     parts, outputs, wanted = [], [], []
     for images, targets in zip(batch.images.split(sizes), batch.targets.split(sizes), strict=True):
         with compute.autocast():
-            logits = network(images.to(device))
+            logits = network(images.to(device, non_blocking=True))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        targets = targets.to(device)
+        targets = targets.to(device, non_blocking=True)
         each = logits if isinstance(network, Stack) else logits[None]
         part = torch.stack([loss(one, targets) for one in each]) * (len(targets) / n)
         part.sum().backward()

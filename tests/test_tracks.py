@@ -68,6 +68,9 @@ FROZEN = {
     "teacher": "f9d1f497b5f93c98",
     "native:dc": "255ef6457416b6ab",
     "native:dsa": "12885d54fa83176c",
+    "native:idc": "f6fc9f4640d24c66",
+    "native:ncfm": "bb892b4bbdcafd57",
+    "native:mtt": "9f3212e3356b86a2",
     "native:sre2l": "c0bf46b4a6c833af",
 }
 
@@ -92,7 +95,7 @@ def test_a_track_of_a_version_never_changes(name: str) -> None:
     [
         ("hrad", 'there is no track "hrad"; did you mean "hard"'),
         ("hard:2", "there is no track"),
-        ("native:mtt", "there is no track"),
+        ("native:edc", "there is no track"),
         ("budget", "no budget"),
         ("budget:-1", "a number above 0"),
         ("budget:much", "a number above 0"),

@@ -76,7 +76,7 @@ class OnSynthetic:
     def steps(self, number: int, around: Around) -> Iterator[Step]:
         for epoch in range(self.epochs):
             draws = generator(around.seed, "epoch on synthetic images", around.set_index, number, epoch)
-            order = torch.from_numpy(draws.permutation(len(around.items))).to(around.items.device)
+            order = torch.from_numpy(draws.permutation(len(around.items))).to(around.items.device, non_blocking=True)
             for chosen in order.split(self.batch):
                 images = augment(self.augment, around.items[chosen], around.mean, around.std, draws)
                 yield Step(images, around.targets[chosen])
@@ -116,7 +116,7 @@ class OnReal:
             chosen = order[place % a_pass * batch :][:batch]
             draws = generator(around.seed, "step on real images", around.set_index, place)
             images = each_changed(around.real.at(positions[chosen]), self.families, draws)
-            targets = torch.from_numpy(labels[chosen]).to(images.device)
+            targets = torch.from_numpy(labels[chosen]).to(images.device, non_blocking=True)
             yield cut_and_mixed(images, targets, draws) if draws.random() < self.cutmix else Step(images, targets)
 
 

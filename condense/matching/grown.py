@@ -98,6 +98,7 @@ def load_flat(network: nn.Module, flat: Tensor) -> None:
     """Put what :func:`flat_weights` gave into a network of the same kind, in place."""
     values = moving(network)
     sizes = [one.numel() for one in values]
+    flat = flat.to(values[0].device, non_blocking=True)
     if sum(sizes) != len(flat):
         raise MethodError(
             f"a snapshot has {len(flat)} numbers, but {type(network).__name__} has {sum(sizes)}; make the pool again "
@@ -185,7 +186,7 @@ def steps(
         if growth.one_of:
             families = (*families, growth.one_of[draws.integers(len(growth.one_of))])
         images = each_changed(real.at(chosen), families, draws)
-        targets = torch.from_numpy(labels[chosen].astype(np.int64)).to(images.device)
+        targets = torch.from_numpy(labels[chosen].astype(np.int64)).to(images.device, non_blocking=True)
         yield cut_and_mixed(images, targets, draws) if draws.random() < growth.cutmix else Step(images, targets)
 
 

@@ -27,7 +27,7 @@ from condense.matching.characteristic import Spectral, Spectrum, Waves
 from condense.matching.convnet import PIECE, Fast, has_fast_form, image_bytes
 from condense.matching.derivatives import Batch, Derivatives, Gradients, Judge, Plain
 from condense.matching.distances import DISTANCES, DistanceName
-from condense.matching.grown import Grown, Stock, Taken, load_flat
+from condense.matching.grown import Grown, Stock, Taken, flat_weights, load_flat
 from condense.matching.mover import Mover, PixelOptim
 from condense.matching.real import Alike, RealImages, batch_of
 from condense.networks import Network, batchnorm_layers, build
@@ -233,7 +233,9 @@ class _Run:
             if self.member.settles and not known:
                 self._settle(int(drawn))
         else:
-            self.member = self._made(network)
+            drawn_weights = flat_weights(network_of(self.problem, network))
+            self.member = self._loaded("fresh", network, drawn_weights)
+            self.member.trainer = self._trainer(self.member.network)
 
     def train(self, number: int) -> None:
         """Train the network, unless match ``number`` was its last."""
@@ -279,11 +281,13 @@ class _Run:
     def _made(self, number: int) -> _Member:
         network = network_of(self.problem, number).to(self.canvas.values.device, self.canvas.values.dtype)
         derivatives = _derivatives(network, self.matching, self.compute, self.piece)
-        training = self.matching.training if self.matching.matches > 1 else None
-        trainer = None if training is None else Trainer(network, training, self.compute)
         has_batchnorm, features = bool(batchnorm_layers(network)), self.matching.what != "gradients"
         shares, settles = has_batchnorm and features, has_batchnorm and not features
-        return _Member(number, network, derivatives, trainer, shares, settles)
+        return _Member(number, network, derivatives, self._trainer(network), shares, settles)
+
+    def _trainer(self, network: nn.Module) -> Trainer | None:
+        training = self.matching.training if self.matching.matches > 1 else None
+        return None if training is None else Trainer(network, training, self.compute)
 
     def _loaded(self, place: str, number: int, weights: Tensor) -> _Member:
         """A network with weights of the stock; there is one for each ``place``, which is filled again and again."""
@@ -334,7 +338,8 @@ class _Run:
         if not 0 < most < len(images):
             return images
         draws = generator(self.problem.seed, "synthetic batch", self.problem.set_index, number, label)
-        return images[torch.from_numpy(draws.choice(len(images), most, replace=False)).to(images.device)]
+        chosen = torch.from_numpy(draws.choice(len(images), most, replace=False))
+        return images[chosen.to(images.device, non_blocking=True)]
 
     def _alike(self, images: Tensor, label: int, number: int, purpose: str = "siamese") -> Tensor:
         if self.matching.alike is None:
@@ -436,7 +441,7 @@ def calibrated(network: nn.Module, batch: Batch, weight: float) -> Judge:
             losses = torch.stack(
                 [
                     weight
-                    * functional.cross_entropy(logits[start:stop], torch.full((stop - start,), label).to(leaf.device))
+                    * functional.cross_entropy(logits[start:stop], leaf.new_full((stop - start,), label, dtype=torch.int64))
                     for label, (start, stop) in zip(batch.labels, batch.bounds, strict=True)
                 ]
             )

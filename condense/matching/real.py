@@ -19,6 +19,9 @@ from condense.views.augment import Family, siamese
 
 __all__ = ["Alike", "RealImages"]
 
+RESIDENT = 2**31
+"""Bytes of training images that are kept on a GPU."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Alike:
@@ -39,12 +42,17 @@ class Alike:
 class RealImages:
     """The training images of ``classes``. Raises `DataError` for a class without any.
 
-    ``like``: a tensor of the dtype, and on the device, that images are wanted with.
+    ``like``: a tensor of the dtype, and on the device, that images are wanted with. On a GPU the bytes of all images
+    lie there, unless they are more than :data:`RESIDENT`.
     """
 
     def __init__(self, train: Split, spec: DatasetSpec, classes: Sequence[int], like: Tensor) -> None:
         labels = np.asarray(train.labels)
         self.images, self.spec, self.like = train.images, spec, like
+        self.resident: Tensor | None = None
+        if like.is_cuda and self.images.nbytes <= RESIDENT:
+            self.resident = torch.from_numpy(np.ascontiguousarray(self.images)).to(like.device)
+        self.mean, self.std = (like.new_tensor(each).view(-1, 1, 1) for each in (spec.mean, spec.std))
         self.members = {label: members_of(labels, label) for label in classes}
         for label, members in self.members.items():
             if not len(members):
@@ -69,8 +77,12 @@ class RealImages:
 
     def at(self, positions: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
         """The images at these positions of the training set, normalised."""
-        pixels = to_pixels(np.asarray(self.images[positions])).to(self.like.device)
-        return normalise(pixels, self.spec).to(self.like.dtype)
+        if self.resident is None:
+            pixels = to_pixels(np.asarray(self.images[positions])).to(self.like.device, non_blocking=True)
+            return normalise(pixels, self.spec).to(self.like.dtype)
+        chosen = torch.from_numpy(positions).to(self.like.device, non_blocking=True)
+        scaled = self.resident.index_select(0, chosen).permute(0, 3, 1, 2).float() / 255
+        return ((scaled - self.mean.float()) / self.std.float()).to(self.like.dtype)
 
 
 def batch_of(parts: Sequence[Tensor], labels: Sequence[int]) -> Batch:

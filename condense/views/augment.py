@@ -118,7 +118,7 @@ def each_by_itself(images: Tensor, family: Family, draws: np.random.Generator) -
 def drawn(images: Tensor, draws: np.random.Generator, low: float, high: float, count: int | None = None) -> Tensor:
     """``count`` uniform numbers, by default one for each image: (count, 1, 1, 1)."""
     numbers = torch.from_numpy(draws.uniform(low, high, (count or len(images), 1, 1, 1)))
-    return numbers.to(images.device, images.dtype)
+    return numbers.to(images.device, images.dtype, non_blocking=True)
 
 
 # The operations take the number of their parameters: one for each image, or 1, which all images share.
@@ -140,7 +140,7 @@ def crop(images: Tensor, draws: np.random.Generator, count: int | None = None) -
     shifts = draws.integers(-most, most + 1, (count or len(images), 2))
     boxes = np.concatenate([shifts, np.broadcast_to(sides, shifts.shape)], 1)
     still = torch.zeros(len(boxes), dtype=torch.bool, device=images.device)
-    return crop_flip(images, torch.from_numpy(boxes).to(images.device), still)
+    return crop_flip(images, torch.from_numpy(boxes).to(images.device, non_blocking=True), still)
 
 
 def cutout(images: Tensor, draws: np.random.Generator, count: int | None = None) -> Tensor:
@@ -150,14 +150,15 @@ def cutout(images: Tensor, draws: np.random.Generator, count: int | None = None)
         size = int(0.5 * side + 0.5)
         start = draws.integers(0, side + (1 - size % 2), (count or len(images), 1)) - size // 2
         places = np.arange(side)
-        masks.append(torch.from_numpy((places >= start) & (places < start + size)).to(images.device))
+        inside = torch.from_numpy((places >= start) & (places < start + size))
+        masks.append(inside.to(images.device, non_blocking=True))
     down, across = masks
     return images.masked_fill((down[:, :, None] & across[:, None, :])[:, None], 0)
 
 
 def flip(images: Tensor, draws: np.random.Generator, count: int | None = None) -> Tensor:
     """Left to right, every second image."""
-    turned = torch.from_numpy(draws.random(count or len(images)) < 0.5).to(images.device)
+    turned = torch.from_numpy(draws.random(count or len(images)) < 0.5).to(images.device, non_blocking=True)
     return torch.where(turned[:, None, None, None], images.flip(3), images)
 
 
