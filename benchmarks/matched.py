@@ -41,7 +41,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from condense.checkpoint import Checkpoint, FileCheckpoint, NoCheckpoint, Paused
+from condense.checkpoint import Checkpoint, FileCheckpoint, Paused
 from condense.config import from_mapping, identity, merge, parse_assignments, to_mapping
 from condense.data import Data, Split, holdout, open_data
 from condense.dataset import load
@@ -474,9 +474,7 @@ def main() -> None:
             made_method(task.condition).check(data.spec, task.condition.ipc)
     needs = {id(task): list(parts(task.condition, data, options.seed)) for task in tasks}
     once = list(dict.fromkeys(part for some in needs.values() for part in some))
-    with ProcessPoolExecutor(
-        options.workers, multiprocessing.get_context("spawn"), max_tasks_per_child=1
-    ) as pool:
+    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         before: list[Future[str]] = [pool.submit(make_part, part, options, deadline) for part in once]
         runs = [pool.submit(do, task) for task in tasks if not needs[id(task)]]
         report(before, deadline)

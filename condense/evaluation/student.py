@@ -315,12 +315,14 @@ def augmented(
         return batches
 
     def changed(epoch: int, first_step: int) -> Iterator[Batch]:
-        statistics: tuple[Tensor, ...] = ()
+        mean: Tensor | None = None
+        std: Tensor | None = None
         for step, batch in enumerate(batches(epoch, first_step), start=first_step):
             images = batch.images.to(device or batch.images.device, non_blocking=True)
-            statistics = statistics or tuple(images.new_tensor(each).view(-1, 1, 1) for each in (spec.mean, spec.std))
+            if mean is None or std is None:
+                mean, std = (images.new_tensor(each).view(-1, 1, 1) for each in (spec.mean, spec.std))
             draws = generator(seed, "step", epoch, step)
-            batch = batch._replace(images=augment(kind, images, *statistics, draws))
+            batch = batch._replace(images=augment(kind, images, mean, std, draws))
             yield mixed(batch, draws) if cutmix and draws.random() < cutmix else batch
 
     return changed

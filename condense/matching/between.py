@@ -9,31 +9,16 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from condense.device import Compute
 from condense.matching.real import RealImages
+from condense.matching.recorded import Recorded
+from condense.matching.steps import Step
 from condense.seeding import generator
 from condense.views.augment import Augment, Family, augment, color, crop, cut_and_mix, cutout, flip, rotate, scale
 from condense.views.render import channels_last
 
 __all__ = ["OnReal", "OnSynthetic", "Step", "Training"]
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One step's images (n, C, H, W) and targets (n,); if mixed, also others and the share of ``targets``."""
-
-    images: Tensor
-    targets: Tensor
-    others: Tensor | None = None
-    share: float = 1.0
-
-    def loss(self, logits: Tensor) -> Tensor:
-        own = functional.cross_entropy(logits, self.targets)
-        if self.others is None:
-            return own
-        return self.share * own + (1 - self.share) * functional.cross_entropy(logits, self.others)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,21 +120,40 @@ def cut_and_mixed(images: Tensor, targets: Tensor, draws: np.random.Generator) -
 
 
 class Trainer:
-    """A network with its optimiser, trained between matches. State can be taken out and put back bit by bit."""
+    """A network with its optimiser, trained between matches. State can be taken out and put back bit by bit.
 
-    def __init__(self, network: nn.Module, training: Training, compute: Compute) -> None:
-        self.network, self.training, self.compute = network, training, compute
+    ``recorded``: steps are recorded for each kind of batch and replayed (:mod:`condense.matching.recorded`), on a GPU.
+    """
+
+    def __init__(self, network: nn.Module, training: Training, compute: Compute, *, recorded: bool = False) -> None:
+        self.network, self.training, self.compute, self.recorded = network, training, compute, recorded
         self.optimiser = training.optimiser(network)
+        self.known: dict[tuple[torch.Size, bool], Recorded] = {}
+
+    def begin(self) -> None:
+        """Forget all steps: the network has got other weights."""
+        for held in self.optimiser.state.values():
+            if held.get("momentum_buffer") is not None:
+                held["momentum_buffer"].zero_()
 
     def advance(self, number: int, around: Around) -> None:
         self.network.train()
         for step in self.training.steps(number, around):
+            if self.recorded:
+                if step.kind not in self.known:
+                    self.known[step.kind] = Recorded(self._take, step, self.state)
+                self.known[step.kind](step)
+            else:
+                self._take(step)
+        if not self.recorded:
             self.optimiser.zero_grad(set_to_none=True)
-            with self.compute.autocast():
-                logits = self.network(channels_last(step.images))
-            step.loss(logits.to(step.images.dtype)).backward()
-            self.optimiser.step()
+
+    def _take(self, step: Step) -> None:
         self.optimiser.zero_grad(set_to_none=True)
+        with self.compute.autocast():
+            logits = self.network(channels_last(step.images))
+        step.loss(logits.to(step.images.dtype)).backward()
+        self.optimiser.step()
 
     def state(self) -> dict[str, Tensor]:
         held = {f"network.{name}": value for name, value in self.network.state_dict().items()}
@@ -166,5 +170,5 @@ class Trainer:
             value.copy_(state[f"network.{name}"])
         for name, parameter in self.network.named_parameters():
             if f"momentum.{name}" in state:
-                buffer = torch.empty_like(parameter).copy_(state[f"momentum.{name}"])
-                self.optimiser.state[parameter]["momentum_buffer"] = buffer
+                held = self.optimiser.state[parameter]
+                held.setdefault("momentum_buffer", torch.empty_like(parameter)).copy_(state[f"momentum.{name}"])

@@ -235,7 +235,8 @@ class _Run:
         else:
             drawn_weights = flat_weights(network_of(self.problem, network))
             self.member = self._loaded("fresh", network, drawn_weights)
-            self.member.trainer = self._trainer(self.member.network)
+            if self.member.trainer is not None:
+                self.member.trainer.begin()
 
     def train(self, number: int) -> None:
         """Train the network, unless match ``number`` was its last."""
@@ -281,13 +282,12 @@ class _Run:
     def _made(self, number: int) -> _Member:
         network = network_of(self.problem, number).to(self.canvas.values.device, self.canvas.values.dtype)
         derivatives = _derivatives(network, self.matching, self.compute, self.piece)
+        training = self.matching.training if self.matching.matches > 1 else None
+        recorded = self.canvas.values.is_cuda and has_fast_form(network)
+        trainer = None if training is None else Trainer(network, training, self.compute, recorded=recorded)
         has_batchnorm, features = bool(batchnorm_layers(network)), self.matching.what != "gradients"
         shares, settles = has_batchnorm and features, has_batchnorm and not features
-        return _Member(number, network, derivatives, self._trainer(network), shares, settles)
-
-    def _trainer(self, network: nn.Module) -> Trainer | None:
-        training = self.matching.training if self.matching.matches > 1 else None
-        return None if training is None else Trainer(network, training, self.compute)
+        return _Member(number, network, derivatives, trainer, shares, settles)
 
     def _loaded(self, place: str, number: int, weights: Tensor) -> _Member:
         """A network with weights of the stock; there is one for each ``place``, which is filled again and again."""
@@ -441,7 +441,9 @@ def calibrated(network: nn.Module, batch: Batch, weight: float) -> Judge:
             losses = torch.stack(
                 [
                     weight
-                    * functional.cross_entropy(logits[start:stop], leaf.new_full((stop - start,), label, dtype=torch.int64))
+                    * functional.cross_entropy(
+                        logits[start:stop], leaf.new_full((stop - start,), label, dtype=torch.int64)
+                    )
                     for label, (start, stop) in zip(batch.labels, batch.bounds, strict=True)
                 ]
             )
