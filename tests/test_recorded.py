@@ -133,4 +133,4 @@ def test_resident_images_are_those_of_the_split(tiny_data: Data) -> None:
     like = torch.zeros((), device=DEVICE)
     here, there = (RealImages(tiny_data.train, tiny_data.spec, range(3), one) for one in (like, like.cpu()))
     assert here.resident is not None
-    torch.testing.assert_close(here.first(1, 5).cpu(), there.first(1, 5), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(here.first([1], 5).images.cpu(), there.first([1], 5).images, rtol=1e-6, atol=1e-6)
