@@ -79,7 +79,7 @@ def accuracies(
 
     found = fit_together(
         students,
-        augmented(batches, track.student.augment, spec, key(options.seed, "augment", options.set_index), compute),
+        augmented(batches, track.student.augment, spec, key(options.seed, "augment", options.set_index)),
         functional.cross_entropy,
         track.student.optim,
         epochs=track.epochs,

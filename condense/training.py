@@ -70,7 +70,8 @@ class Batch(NamedTuple):
     loss: Loss | None = None
 
     def to(self, device: torch.device) -> Batch:
-        return self._replace(images=self.images.to(device), targets=self.targets.to(device))
+        images, targets = (one.to(device, non_blocking=True) for one in (self.images, self.targets))
+        return self._replace(images=images, targets=targets)
 
 
 Batches = Callable[[int, int], Iterable[Batch]]

@@ -120,7 +120,7 @@ class OnTrack:
         """The jobs of the students of one set."""
         return students_jobs(
             one.path,
-            self.track.recipe(network, rate, len(one.dataset)),
+            self.track.recipe(network, self.track.rate_of(one.dataset.info, rate), len(one.dataset)),
             seeds,
             one.index,
             self.context,
