@@ -38,7 +38,6 @@ from condense.matching import (
     match,
 )
 from condense.matching import between as between_module
-from condense.matching.between import loss_of
 from condense.matching.convnet import Fast, has_fast_form, image_bytes
 from condense.matching.derivatives import Batch, Plain
 from condense.matching.distances import DISTANCES, row_cosine
@@ -473,7 +472,7 @@ def test_the_loop_equals_a_plain_program_of_idc() -> None:
         around = between_module.Around(seed=5, set_index=1, items=pixels, targets=pixels, real=real, mean=std, std=std)
         for step in training.steps(number, around):
             learning.zero_grad()
-            loss_of(network(step.images), *step.tensors()[1:]).backward()
+            between_module.loss_of(network(step.images), *step.tensors()[1:]).backward()
             learning.step()
     matching = dc_matching(networks=1, distance="mse", linear=False, training=training, alike=alike)
     made = run(spec, matching, canvas=canvas, clamp=False, optim=PixelOptim(lr=0.02, momentum=0.0, raw=True)).values
@@ -772,7 +771,7 @@ def test_cutmix_weights_targets_by_the_area_that_is_left() -> None:
             -step.share * row.log_softmax(0)[own] - (1 - step.share) * row.log_softmax(0)[other]
             for row, own, other in zip(logits, step.targets, step.others, strict=True)
         )
-        torch.testing.assert_close(loss_of(logits, *step.tensors()[1:]), plain / 6)
+        torch.testing.assert_close(between_module.loss_of(logits, *step.tensors()[1:]), plain / 6)
     assert min(shares) < 0.5
     assert max(shares) > 0.9
 
