@@ -76,13 +76,20 @@ def show_plan(made: Estimate, workers: int) -> None:
         {
             "images": made.images,
             "optimisation steps": made.steps,
-            "time": f"{unknown(made.seconds, duration)} with {workers} worker{'s' if workers > 1 else ''}",
+            "time": f"{time_of(made)} with {workers} worker{'s' if workers > 1 else ''}{f': {made.why_not_known}' if made.why_not_known else ''}",
             "memory": f"{unknown(made.peak_memory, bytes_in_words)} at the peak of a process",
             "disk": f"{bytes_in_words(made.store_bytes)} in the store, {bytes_in_words(made.set_bytes)} for the result",
         }
     )
     for note in made.notes:
         say(f"note: {note}")
+
+
+def time_of(made: Estimate) -> str:
+    """All of it, or as much as is known."""
+    if made.seconds is None and made.at_least >= 1:
+        return f"at least {duration(made.at_least)}"
+    return unknown(made.seconds, duration)
 
 
 def about(seconds: float) -> str:

@@ -361,11 +361,13 @@ def run_all(
     shared: bool = False,
     out: Sequence[Path] = (),
     finished: Finished | None = None,
+    what: str = "jobs",
 ) -> list[Path]:
     """Make what is missing; the folders of the plan's jobs.
 
     shared: whether slices share the work out. Otherwise all of it is needed by each, and done by the first to come.
     out: where the user will find the result, for `condense status`.
+    what: what the jobs are called in the report: a command that makes several plans has a name for each.
     """
     execution = context.execution
     return run(
@@ -378,4 +380,5 @@ def run_all(
         watch=context.watch,
         about={"out": [str(path.absolute()) for path in out]},
         finished=finished,
+        what=what,
     )

@@ -84,7 +84,7 @@ def measure_all(students: Sequence[Student], context: Context, path: Path | None
                     append_result(path, found)
                     known.add(found.key)
 
-    run_all(lambda: [job for _, _, job in students], context, shared=True, finished=take)
+    run_all(lambda: [job for _, _, job in students], context, shared=True, finished=take, what="students")
     found = [one for condition, track, job in students for one in collected[job.id, condition, track]]
     return (
         [one for one in found if isinstance(one, Result)],
