@@ -218,8 +218,8 @@ def test_plan_says_why_a_time_is_not_known_and_what_is(tmp_path: Path, monkeypat
     monkeypatch.setattr(estimate.os, "getloadavg", lambda: (9.0, 0.0, 0.0))
     monkeypatch.setattr(estimate, "available_cpus", lambda: 2)
     assert planned(tmp_path) == (  # 100 of the teacher, 20 and 20 + 3 x 2 of the rows, 7 seen of the labels
-        "at least 3 min with 1 worker: labels got too little done in 32 s to be measured; the machine is busy (load 9.0 "
-        "on 2 cores), try again later"
+        "at least 3 min with 1 worker: labels got too little done in 32 s to be measured; the machine is busy (load "
+        "9.0 on 2 cores), try again later"
     )
     monkeypatch.setattr(estimate.os, "getloadavg", lambda: (1.0, 0.0, 0.0))
     assert planned(tmp_path).endswith("labels got too little done in 32 s to be measured")

@@ -67,6 +67,8 @@ def plan(
 
 
 def show_plan(made: Estimate, workers: int) -> None:
+    side_by_side = f"with {workers} worker{'s' if workers > 1 else ''}"
+    why = f": {made.why_not_known}" if made.why_not_known else ""
     rows = [
         [one.kind, str(one.jobs), str(one.done), str(one.steps or ""), unknown(one.seconds, about)]
         for one in made.kinds
@@ -76,7 +78,7 @@ def show_plan(made: Estimate, workers: int) -> None:
         {
             "images": made.images,
             "optimisation steps": made.steps,
-            "time": f"{time_of(made)} with {workers} worker{'s' if workers > 1 else ''}{f': {made.why_not_known}' if made.why_not_known else ''}",
+            "time": f"{time_of(made)} {side_by_side}{why}",
             "memory": f"{unknown(made.peak_memory, bytes_in_words)} at the peak of a process",
             "disk": f"{bytes_in_words(made.store_bytes)} in the store, {bytes_in_words(made.set_bytes)} for the result",
         }

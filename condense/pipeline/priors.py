@@ -82,11 +82,8 @@ def _students(request: Request, context: Context, teacher: Job, first: Job, name
 
 def _prior(request: Request, context: Context, teacher: Job, first: Job, name: str) -> float:
     students = _students(request, context, teacher, first, name)
-    outcomes = [
-        one
-        for folder in run_all(lambda: students, context, what="students for a prior")
-        for one in read_outcomes(folder)
-    ]
+    folders = run_all(lambda: students, context, what="students for a prior")
+    outcomes = [one for folder in folders for one in read_outcomes(folder)]
     for one in outcomes:
         if isinstance(one, Failure):
             raise MethodError(
