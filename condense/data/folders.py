@@ -12,12 +12,14 @@ if it is of a kind that is not (`UNREAD`), since a photograph should not be left
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+
 from condense.data.images import UNREADABLE, Geometry, common_geometry, fit, open_image, suffixes
 from condense.data.parallel import in_order
 from condense.data.seen import Seen, inspect, read_index, write_index
@@ -138,15 +140,14 @@ def class_folders(folder: Path) -> tuple[tuple[str, ...], FileImages, tuple[str,
         raise DataError(
             f"{folder} has {len(classes)} class folders; expected at least 2, each with images of one class"
         )
-    found = [sorted(_files_below(entry)) for entry in classes]
-    paths = [[path for path in below if _is_image(os.path.basename(path))] for below in found]
-    for entry, images, below in zip(classes, paths, found, strict=True):
-        if not images:
-            other = f" (but {_some(below, entry)}; images are known by a suffix such as .png or .jpg)" if below else ""
+    paths, others = zip(*map(_files_below, classes), strict=True)
+    for entry, found, more in zip(classes, paths, others, strict=True):
+        if not found:
+            other = f" (but {_some(more, entry)}; images are known by a suffix such as .png or .jpg)" if more else ""
             raise DataError(f"class folder {entry} has no images{other}; add some or remove it")
-    others = tuple(path for below in found for path in below if not _is_image(os.path.basename(path)))
     labels = np.repeat(np.arange(len(classes)), [len(found) for found in paths])
-    return tuple(entry.name for entry in classes), FileImages(tuple(chain.from_iterable(paths)), labels), others
+    images = FileImages(tuple(chain.from_iterable(paths)), labels)
+    return tuple(entry.name for entry in classes), images, tuple(chain.from_iterable(others))
 
 
 def note_others(others: Sequence[str], folder: Path, report: Report) -> None:
@@ -166,15 +167,25 @@ def _names(paths: Sequence[str], folder: Path) -> str:
     return ", ".join([*names, *(["..."] if len(paths) > NAMED else [])])
 
 
+@cache
+def _image_suffixes() -> frozenset[str]:
+    return suffixes() | UNREAD
+
+
 def _is_image(name: str) -> bool:
     """Whether a file should be an image, by its name."""
-    return not _is_litter(name) and os.path.splitext(name)[1].lower() in suffixes() | UNREAD
+    _, dot, suffix = name.rpartition(".")
+    return not _is_litter(name) and f"{dot}{suffix.lower()}" in _image_suffixes()
 
 
-def _files_below(folder: Path) -> Iterator[str]:
+def _files_below(folder: Path) -> tuple[list[str], list[str]]:
+    """The images at any depth, and the other files, each in order."""
+    images, others = list[str](), list[str]()
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not _is_litter(name)]
-        yield from (os.path.join(parent, name) for name in files)
+        for name in files:
+            (images if _is_image(name) else others).append(os.path.join(parent, name))
+    return sorted(images), sorted(others)
 
 
 def _is_litter(name: str) -> bool:

@@ -29,7 +29,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-__all__ = ["LARGEST", "SMALLEST", "UNREADABLE", "Geometry", "Look", "common_geometry", "fit", "look", "open_image", "suffixes"]
+__all__ = [
+    "LARGEST",
+    "SMALLEST",
+    "UNREADABLE",
+    "Geometry",
+    "Look",
+    "common_geometry",
+    "fit",
+    "look",
+    "open_image",
+    "suffixes",
+]
 
 SMALLEST, LARGEST = 8, 224
 FORMATS = frozenset({"PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000"})
