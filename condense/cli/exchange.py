@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from condense.cli.options import DataName, Images, command, required
+from condense.cli.options import DataName, Images, Quiet, command, required
 from condense.cli.output import say
 from condense.cli.sets import SetPath, data_options, describe, suggest_next
 from condense.console import drawn
@@ -17,7 +17,6 @@ __all__ = ["register"]
 
 OutFile = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def register(app: typer.Typer) -> None:

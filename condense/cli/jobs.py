@@ -114,7 +114,8 @@ def status(
     Example: condense status synthesized/fashion-mini-ipc10-cda
 
     It only reads what the runs leave in the store, so it works from any terminal and any machine that sees the store.
-    Without a path it shows the default store.
+    Without a path it shows the default store. What is counted are the jobs of the runs that are at work, or of the
+    latest: those that were not done when it began.
     """
     from condense.engine.status import status_of
     from condense.engine.store import Store, default_store
@@ -140,7 +141,14 @@ def show_status(found: Status, root: Path, path: Path | None) -> None:
         "ended": "ended, everything is done",
         "stopped": "stopped; run the same command again to go on",
     }
-    pairs({"store": root, "state": words[found.state], "jobs": f"{found.done} of {found.total} done"})
+    pairs(
+        {
+            "store": root,
+            "state": words[found.state],
+            "counted": counted_runs(found),
+            "jobs": f"{found.done} of {found.total} done",
+        }
+    )
     if found.seconds_left is not None:
         pairs({"left": f"about {duration(found.seconds_left)}"})
     say()
@@ -154,6 +162,18 @@ def show_status(found: Status, root: Path, path: Path | None) -> None:
         table(["running", "stage", "", "per second", "left"], [running_row(job) for job in found.running])
     for title, why in found.failed:
         say(f"failed: {title}: {why}")
+
+
+def counted_runs(found: Status) -> str:
+    """Which runs the numbers are of: a command makes one run or several, and each has only what was not done before."""
+    if found.state == "running":
+        which = f"{found.counted} at work" if found.counted > 1 else "the one at work"
+    else:
+        which = "the latest"
+    if found.known == found.counted:
+        return f"{found.counted} run{'s' if found.counted > 1 else ''}, all that are known"
+    earlier = found.known - found.counted
+    return f"{which} of {found.known} runs; what {earlier} other{'s' if earlier > 1 else ''} did is not counted"
 
 
 def running_row(job: RunningJob) -> list[str]:

@@ -27,6 +27,7 @@ __all__ = [
     "Images",
     "Machine",
     "Quick",
+    "Quiet",
     "Recipe",
     "Seed",
     "Teachers",
@@ -43,6 +44,7 @@ DataName = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Root of every random draw; 0 by default.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A budget of seconds: shows that all works, nothing more.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Teachers = Annotated[
     list[Path] | None,
     typer.Option("--teacher", metavar="PATH", help="A teacher's folder; repeat it for several."),

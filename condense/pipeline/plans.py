@@ -269,8 +269,11 @@ def student_job(
     weights: bool = False,
     teachers: tuple[Job, ...] = (),
     held_out: Mapping[str, float] | None = None,
+    quick: bool = False,
 ) -> Job:
     """A student of a set on disk; measured if there is a data set. ``teachers``: those that it asks for labels.
+
+    ``quick``: its weights are marked as those of a budget of seconds.
 
     ``held_out``: the ``fraction`` and ``seed`` of :func:`condense.data.holdout` that say which training images it is
     measured on, instead of the test images.
@@ -283,6 +286,7 @@ def student_job(
         "measured": data is not None,
         "compute": context.compute.identity(),
         **({"held_out": dict(held_out)} if held_out else {}),
+        **({"quick": True} if quick else {}),
     }
     where: dict[str, Any] = {"set": str(path)}
     sources: tuple[str, ...] = (set_hash(path),)

@@ -38,6 +38,12 @@ def named(what: str, seed: int | None) -> str:
     return f"{what}.json" if seed is None else f"{what}-{seed}.json"
 
 
+def named_row(one: Result | Failure, condition: str, track: str, quick: bool) -> Result | Failure:
+    """What a student's job wrote, as a line of the table of this evaluation."""
+    one = replace(one, condition=condition, track=track)
+    return replace(one, quick=quick) if isinstance(one, Result) else one
+
+
 def read_outcome(folder: Path, cost: Mapping[str, float] | None = None) -> Result | Failure:
     """What a student's job wrote, with what the job has cost, as far as that is known."""
     [found] = read_outcomes(folder, cost)
@@ -58,8 +64,13 @@ def read_outcomes(folder: Path, cost: Mapping[str, float] | None = None) -> list
     return found
 
 
-def measure_all(students: Sequence[Student], context: Context, path: Path | None) -> tuple[list[Result], list[Failure]]:
-    """Run students and collect their results, appending to ``path`` those that are not there, as they come in."""
+def measure_all(
+    students: Sequence[Student], context: Context, path: Path | None, *, quick: bool = False
+) -> tuple[list[Result], list[Failure]]:
+    """Run students and collect their results, appending to ``path`` those that are not there, as they come in.
+
+    ``quick``: mark them as results of a budget of seconds.
+    """
     known = {result.key for result in read_results(path)} if path is not None and path.exists() else set()
     rows: dict[str, list[tuple[str, str]]] = {}
     for condition, track, job in students:
@@ -76,7 +87,7 @@ def measure_all(students: Sequence[Student], context: Context, path: Path | None
             cost = earlier.setdefault(job.id, {})
         outcomes = read_outcomes(context.store.path(job.id), cost)
         for condition, track in rows[job.id]:
-            collected[job.id, condition, track] = [replace(one, condition=condition, track=track) for one in outcomes]
+            collected[job.id, condition, track] = [named_row(one, condition, track, quick) for one in outcomes]
             if path is not None and outcome is None and path.exists():  # another slice may have added it meanwhile
                 known.update(one.key for one in read_results(path))
             for found in collected[job.id, condition, track]:
