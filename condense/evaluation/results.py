@@ -233,8 +233,10 @@ class Evaluation(Sequence[Result]):
         return self.results[index]
 
 
-def append_result(path: Path, result: Result) -> None:
+def append_result(path: Path, result: Result) -> int:
     """Add one line, whole or not at all, also when several processes append and when one was killed in the middle.
+
+    Returns how many bytes it has.
 
     Under a lock on the file: what a killed writer left after the last line end is cut off, then the line is written
     and made durable. A full disk raises :class:`~condense.errors.OutputError` and leaves the file as it was.
@@ -254,6 +256,7 @@ def append_result(path: Path, result: Result) -> None:
             except OSError:
                 file.truncate(end)
                 raise
+    return len(line)
 
 
 def _whole_lines(handle: int, block: int = 65536) -> int:
