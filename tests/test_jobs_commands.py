@@ -79,12 +79,14 @@ def test_status_of_a_run_that_stopped_and_of_one_that_ended(shop: Shop, tmp_path
         run(lambda: jobs, shop, limits=limits, about=about)
     stopped = status_of(shop.store, tmp_path / "out")
     assert (stopped.state, stopped.done, stopped.total) in (("stopped", 1, 2), ("stopped", 0, 2))
-    run(lambda: jobs[:1], shop, about=about)
+    run(lambda: [job(4)], shop, about=about)
     with pytest.raises(MethodError):
         run(lambda: [job(3, raises="MethodError", title="bad")], shop, about=about)
     assert status_of(shop.store, tmp_path / "out").failed == [("bad", "MethodError: the message of 3")]
     assert status_of(shop.store, tmp_path / "elsewhere").state == "none"
-    assert "bad: MethodError: the message of 3" in condense("status", tmp_path / "store").stdout
+    said = condense("status", tmp_path / "store").stdout
+    assert "bad: MethodError: the message of 3" in said
+    assert "counted  the latest of 3 runs; what 2 others did is not counted\njobs     0 of 1 done" in said
 
 
 def test_status_of_a_living_run_shows_rates_and_what_is_left(shop: Shop) -> None:
@@ -107,7 +109,14 @@ def test_status_of_a_living_run_shows_rates_and_what_is_left(shop: Shop) -> None
         assert found.seconds_left == 60.0
         shown = condense("status", shop.store.root).stdout
     assert "running, 1 process" in shown
+    assert "counted  the one at work of 2 runs; what 1 other did is not counted\njobs     1 of 3 done" in shown
     assert "30/110, a 1" in shown
+    shop.store.discard(jobs[0].id)
+
+
+def test_status_of_the_only_run_counts_everything(shop: Shop) -> None:
+    run(lambda: [job(1)], shop)
+    assert "counted  1 run, all that are known\njobs     1 of 1 done" in condense("status", shop.store.root).stdout
 
 
 def test_status_without_any_run_is_one_line(tmp_path: Path) -> None:

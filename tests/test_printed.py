@@ -1,4 +1,4 @@
-"""What commands print for the person at work: suggestions that run as they are, and words that agree with each other."""
+"""What commands print: suggestions that run as they are, and words that agree with each other."""
 
 from __future__ import annotations
 
