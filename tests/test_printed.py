@@ -111,8 +111,8 @@ def test_what_relabel_suggests_runs_as_printed(photos: Path) -> None:
     [line] = [line for line in made.stdout.splitlines() if line.startswith("labels")]
     # 3 epochs of 4 images with 2 logits of 2 bytes each, and a checksum of 4 bytes
     assert line.startswith("labels  3 epochs, ")
-    assert f": {3 * (4 * 2 * 2 + 4)} B of labels and " in line
-    assert line.endswith(" of settings, which do not grow")
+    assert f": {3 * (4 * 2 * 2 + 4)} B of labels, " in line
+    assert line.endswith(" fixed (settings of the views)")
 
 
 @pytest.mark.parametrize(
@@ -157,13 +157,11 @@ def test_another_program_of_that_name_is_not_taken_for_this_one(
 def test_labels_are_spoken_of_in_one_way() -> None:
     stored = SetBytes(images=10, labels=5100, other=10, records=1000)
     assert labels_in_words(3, "stored", stored) == (
-        "3 epochs, 5.1 kB: 1 kB of labels and 4.1 kB of settings, which do not grow"
+        "3 epochs, 5.1 kB: 1 kB of labels, 4.1 kB fixed (settings of the views)"
     )
     fixed = SetBytes(images=10, labels=4100, other=10, records=0)
-    assert labels_in_words(300, "classes", fixed) == (
-        "the classes alone, 4.1 kB: 4.1 kB of settings, which do not grow"
-    )
-    assert labels_in_words(300, "asked", fixed).startswith("300 epochs, for which the teachers are asked, 4.1 kB")
+    assert labels_in_words(300, "classes", fixed) == ("the classes alone, 4.1 kB fixed (settings of the views)")
+    assert labels_in_words(300, "asked", fixed).startswith("300 epochs, for which the teachers are asked, 4.1 kB f")
     assert labels_in_words(0, "classes", SetBytes(10, 0, 10)) == "the classes alone"
 
 

@@ -125,7 +125,7 @@ from condense.cli import app
 try:
     app(["compare", "results.jsonl"], standalone_mode=False)
 finally:
-    heavy = {"torch", "torchvision", "kornia", "h5py", "yaml", "pydantic"} & set(sys.modules)
+    heavy = {"torch", "torchvision", "kornia", "h5py"} & set(sys.modules)
     assert not heavy, heavy
 """
 

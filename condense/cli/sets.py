@@ -167,9 +167,10 @@ def labels_in_words(epochs: int, kind: LabelKind, taken: SetBytes) -> str:
     }[kind]
     if not taken.labels:
         return what
-    fixed = f"{bytes_in_words(taken.labels - taken.records)} of settings, which do not grow"
-    parts = [f"{bytes_in_words(taken.records)} of labels", fixed] if kind == "stored" else [fixed]
-    return f"{what}, {bytes_in_words(taken.labels)}: {' and '.join(parts)}"
+    fixed = f"{bytes_in_words(taken.labels - taken.records)} fixed (settings of the views)"
+    if kind != "stored":
+        return f"{what}, {fixed}"
+    return f"{what}, {bytes_in_words(taken.labels)}: {bytes_in_words(taken.records)} of labels, {fixed}"
 
 
 def data_options(request: DataRequest | None) -> str:
