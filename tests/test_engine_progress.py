@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
 from engine_shop import Shop, job, tree
 
 from condense.engine.job import Job
+from condense.engine.presence import Neighbours
 from condense.engine.run import Limits, run
 from condense.engine.store import Store
 from condense.errors import UnfinishedError
@@ -65,3 +67,10 @@ def test_a_slice_has_a_total_of_its_own(shop: Shop) -> None:
     with pytest.raises(UnfinishedError):
         run(tree, shop, report=report, limits=Limits(share=(0, 3)))
     assert {stage: reports[-1] for stage, reports in report.seen.items()} == {"jobs of slice 0/3": (3, 3)}
+
+
+def test_runs_of_one_second_are_in_order(shop: Shop) -> None:
+    for number in range(8):
+        run(partial(list, [job(number)]), shop)
+    neighbours = Neighbours(shop.store.root)
+    assert [neighbours.about(name)["jobs"][0][2] for name in neighbours.runs()] == [f"add {n}" for n in range(8)]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from condense.cli.options import Distillation, Images, Machine, Recipe, command
+from condense.cli.options import Distillation, Images, Machine, Quiet, Recipe, command
 from condense.cli.output import pairs, say, say_json, table
+from condense.console import drawn
 from condense.files import bytes_in_words
 from condense.quantities import duration, seconds_of
 
@@ -239,7 +240,7 @@ def store_list(
 
 
 @command(store, "verify")
-def store_verify(store: StorePath = None) -> None:
+def store_verify(store: StorePath = None, quiet: Quiet = False) -> None:
     """Read every byte in the store and compare it with the hashes of its manifests.
 
     Example: condense store verify
@@ -250,7 +251,8 @@ def store_verify(store: StorePath = None) -> None:
     from condense.errors import StoreError
 
     here = opened(store)
-    checked = list(faults(here))
+    with drawn(quiet=quiet) as report:
+        checked = list(faults(here, report))
     damaged = [(job_id, fault) for job_id, fault in checked if fault is not None]
     for job_id, fault in damaged:
         say(f"{here.path(job_id)}: {fault}")

@@ -64,7 +64,7 @@ def read_outcomes(folder: Path, cost: Mapping[str, float] | None = None) -> list
     return found
 
 
-class _Held:
+class Held:
     """The results in a file that several slices may add to. It is read again only after another has done so."""
 
     def __init__(self, path: Path) -> None:
@@ -91,7 +91,7 @@ def measure_all(
 
     ``quick``: mark them as results of a budget of seconds.
     """
-    held = None if path is None else _Held(path)
+    held = None if path is None else Held(path)
     rows: dict[str, list[tuple[str, str]]] = {}
     for condition, track, job in students:
         rows.setdefault(job.id, []).append((condition, track))
