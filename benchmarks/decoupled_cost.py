@@ -5,7 +5,8 @@
 
 Expected of a method is what SRe2L takes under the same networks for as many images and steps: one teacher's is that of
 SRe2L; a committee's the sum of its members', each by the share of slots and steps at which it is asked; DWA's that of
-SRe2L with one slot at a time, since slots with teachers of their own share no forward. `times_expected` is what the
+SRe2L with one slot at a time, since slots with teachers of their own share no forward; INFER's, which optimises as many
+images with each teacher, the sum of SRe2L's under all of them. `times_expected` is what the
 method takes over that, round by round, after one round of warm-up: mean, standard deviation and number of rounds.
 Optimisation is timed, with what comes before its first step (masks, and perturbations, which take as long whatever
 --steps says: published methods take 1000 to 4000), not what images start as, whose seconds per image stand
@@ -32,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from condense.canvas import noise_start
+from condense.canvas import Compensated, noise_start
 from condense.checkpoint import NoCheckpoint
 from condense.config import from_mapping
 from condense.data import Data, open_data
@@ -41,11 +42,12 @@ from condense.device import Compute, keep_buffers, resolve
 from condense.memory import peak_memory
 from condense.methods import METHODS
 from condense.methods.base import Precomputed, SynthesisJob
+from condense.methods.infer import Infer
 from condense.methods.parts.committee import teacher_weights
 from condense.methods.recovery import RecoveryMethod
 from condense.networks import build
 from condense.progress import silent
-from condense.starts import StartJob, begin
+from condense.starts import PatchConfig, StartJob, begin
 from condense.teachers import Teacher, TeacherInfo
 from condense.teachers.class_statistics import class_statistics
 
@@ -73,6 +75,7 @@ def contestants(networks: Sequence[str]) -> dict[str, Contestant]:
         **{name: Contestant(name, networks=one) for name in ("sre2l++", "cda", "dwa", "fadrm", "nrr-dd", "lpld")},
         **{name: Contestant(name, networks=all_of_them) for name in ("edc", "fadrm+")},
         "cv-dd": Contestant("cv-dd", {"committee": votes}, all_of_them),
+        "infer": Contestant("infer", {"compensators": len(all_of_them)}, all_of_them),
     }
 
 
@@ -95,11 +98,15 @@ class Bench:
             self.teachers[name] = untrained(name, self.data, self.compute)
         return self.teachers[name]
 
-    def method(self, one: Contestant) -> RecoveryMethod:
+    def method(self, one: Contestant) -> RecoveryMethod | Infer:
         kind = METHODS[one.method]
         made = kind(from_mapping(kind.Config, {"steps": self.steps, **one.settings}))
-        assert isinstance(made, RecoveryMethod)
+        assert isinstance(made, RecoveryMethod | Infer)
         return made
+
+    def runs(self, one: Contestant) -> int:
+        """How often all images are optimised: INFER does so once with each teacher."""
+        return len(one.networks) if one.method == "infer" else 1
 
     def precomputed(self, one: Contestant) -> Precomputed:
         """The statistics of classes, of a few images: what they are costs nothing."""
@@ -133,12 +140,8 @@ class Bench:
         job = StartJob(spec=spec, set_index=0, seed=SEED, slots=slots, classes=classes)
         teachers = [self.teacher(each) for each in one.networks]
         begun = time.perf_counter()
-        made = begin(method.config.start, job, self.data.train, teachers, self.patches(method), compute=self.compute)
+        made = begin(start_of(method), job, self.data.train, teachers, PATCHES, compute=self.compute)
         return time.perf_counter() - begun, made
-
-    def patches(self, method: RecoveryMethod) -> Any:
-        """Untrained networks take few patches for their class, so none is refused for that."""
-        return from_mapping(type(method.config.patches), {"floor": 0.0})
 
     def optimise(self, one: Contestant, start: torch.Tensor) -> float:
         """Seconds for all slots and steps."""
@@ -146,15 +149,14 @@ class Bench:
         teachers, jobs = [self.teacher(name) for name in one.networks], self.jobs(one)
         begun = time.perf_counter()
         for job in jobs:
-            method.recover(
-                job,
-                start[list(job.slots)],
-                teachers=teachers,
-                precomputed=precomputed,
-                compute=self.compute,
-                report=silent,
-                checkpoint=NoCheckpoint(),
-            )
+            mine = start[list(job.slots)]
+            common: dict[str, Any] = {"compute": self.compute, "report": silent, "checkpoint": NoCheckpoint()}
+            if isinstance(method, Infer):
+                originals = mine.to(self.compute.torch_device)
+                for number, teacher in enumerate(teachers):
+                    method.compensate(Compensated(originals, job.spec), teacher, number, job, **common)
+            else:
+                method.recover(job, mine, teachers=teachers, precomputed=precomputed, **common)
         if self.compute.torch_device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - begun
@@ -163,11 +165,23 @@ class Bench:
         """What SRe2L takes for as much, from its ``seconds`` under each network."""
         if name == "dwa":
             return seconds["sre2l, slot by slot"]
-        config = self.method(one).config.committee
+        method = self.method(one)
+        if isinstance(method, Infer):
+            return sum(seconds[f"sre2l, {network}"] for network in one.networks)
+        config = method.config.committee
         asked = teacher_weights(config, len(one.networks), range(self.ipc), seed=SEED, set_index=0) > 0
         shares = asked / asked.sum(0) if config.turns else asked
         alone = [seconds[f"sre2l, {network}"] for network in one.networks]
         return float(np.mean(shares, axis=1) @ alone)
+
+
+PATCHES = PatchConfig(floor=0.0)
+"""Untrained networks take few patches for their class, so none is refused for that."""
+
+
+def start_of(method: RecoveryMethod | Infer) -> str:
+    """What its images begin as; INFER's are real ones, which stay."""
+    return "real" if isinstance(method, Infer) else str(method.config.start)
 
 
 def untrained(name: str, data: Data, compute: Compute) -> Teacher:
@@ -202,9 +216,9 @@ def measured(bench: Bench, all_of_them: Mapping[str, Contestant], rounds: int) -
     return {
         name: {
             "networks": list(one.networks),
-            "seconds_per_image_step": summary([each[name] / images / bench.steps for each in found]),
+            "seconds_per_image_step": summary([each[name] / images / bench.steps / bench.runs(one) for each in found]),
             "times_expected": summary([each[name] / bench.expected(name, one, each) for each in found]),
-            "start": bench.method(one).config.start,
+            "start": start_of(bench.method(one)),
             "start_seconds_per_image": starts[name][0] / images,
         }
         for name, one in all_of_them.items()

@@ -16,12 +16,15 @@ import json
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
+from condense import recorded
 from condense.console import drawn
 from condense.dataset import load
 from condense.device import keep_buffers, resolve
@@ -86,17 +89,20 @@ def compare(name: str, network: str, options: argparse.Namespace, context: Conte
     teachers = [load_teacher(options.teacher, context.compute.torch_device)] if track.online else []
     student = track.recipe(network, None, items)
     common: dict[str, Any] = {"teachers": teachers, "compute": context.compute}
-    groups = {
-        "one_by_one": [[seed] for seed in range(options.count)],
-        "at_once": [list(range(options.count))],
-    }
+    one_by_one = [[seed] for seed in range(options.count)]
+    groups = {"one_by_one": one_by_one, "at_once": [list(range(options.count))]}
+    gpu = context.compute.torch_device.type == "cuda"
+    if gpu:
+        groups["one_by_one_recorded"] = one_by_one
     rates: dict[str, list[float]] = {form: [] for form in groups}
     for round_ in range(options.rounds + 1):
         for form, seeds in groups.items():
+            plain = patch.object(recorded, "recording", False) if form == "one_by_one" else nullcontext()
             start = time.perf_counter()
-            for some in seeds:
-                train_students(dataset, student, seeds=some, **common)
-            if context.compute.torch_device.type == "cuda":
+            with plain:
+                for some in seeds:
+                    train_students(dataset, student, seeds=some, **common)
+            if gpu:
                 torch.cuda.synchronize()
             if round_:
                 rates[form].append(options.count * options.steps / (time.perf_counter() - start))

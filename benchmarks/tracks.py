@@ -20,7 +20,7 @@ import json
 from pathlib import Path
 
 from condense.console import drawn
-from condense.device import keep_buffers, resolve
+from condense.device import gpus_of, keep_buffers, resolve
 from condense.engine.events import finished_jobs
 from condense.engine.store import Store
 from condense.pipeline import Context, DataRequest, distill, evaluate
@@ -46,14 +46,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/tracks"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     keep_buffers()
+    compute = resolve(options.device, "auto", options.threads)
     with drawn(quiet=False) as report:
         context = Context(
             store=Store(options.work / "store"),
-            compute=resolve("cpu", "auto", options.threads),
+            compute=compute,
             report=report,
-            execution=Execution(workers=options.workers),
+            execution=Execution(workers=options.workers, gpus=gpus_of(options.device, compute)),
         )
         for ipc in options.ipc:
             for track in options.tracks:

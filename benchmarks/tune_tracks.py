@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from condense.console import drawn
-from condense.device import keep_buffers, resolve
+from condense.device import gpus_of, keep_buffers, resolve
 from condense.engine.store import Store
 from condense.evaluation import tracks
 from condense.evaluation.tracks import find_track
@@ -40,14 +40,16 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", default=["convnet3-bn"])
     parser.add_argument("--work", type=Path, default=Path("runs/tune-tracks"))
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     keep_buffers()
+    compute = resolve(options.device, "auto", 1)
     with drawn(quiet=False) as report:
         context = Context(
             store=Store(options.work / "store"),
-            compute=resolve("cpu", "auto", 1),
+            compute=compute,
             report=report,
-            execution=Execution(workers=options.workers),
+            execution=Execution(workers=options.workers, gpus=gpus_of(options.device, compute)),
         )
         search(options, context)
         context.close()

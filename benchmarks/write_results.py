@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from condense.evaluation.results import Result, read_results
-from condense.evaluation.statistics import paired_difference
+from condense.evaluation.statistics import paired_difference, summarise
 from condense.files import bytes_in_words
+from condense.methods import choosers
 from condense.report import markdown, rows_of
 from condense.shards.codecs import CODECS, codec_of
 
@@ -38,6 +39,7 @@ SIZES_HEAD = "Of an item in a labelled epoch (`static`, `none`: in all), besides
 def main() -> None:
     tables = [decoupled(path) for path in sorted(RESULTS.glob("decoupled-*.jsonl"), key=lambda path: path.stem)]
     tables += [on_tracks(path) for name in ("native", "tracks") for path in sorted(RESULTS.glob(f"{name}-*.jsonl"))]
+    tables += [family(path) for path in sorted(RESULTS.glob("family-*.jsonl")) if path.stem.count(".") == 0]
     tables += [codecs(path) for path in sorted(RESULTS.glob("codecs-*.jsonl"))]
     parts = [
         HEAD,
@@ -123,6 +125,134 @@ def on_tracks(path: Path) -> str:
     machine = f"{one.compute['hardware']}, {one.compute['threads']} thread(s), {one.compute['precision']}"
     kind = {"tracks": "all tracks", "native": "native tracks"}[path.stem.partition("-")[0]]
     return f"## {one.data}: {kind}\n\n{markdown(rows_of(results))}\n{machine}.\n"
+
+
+Runs = dict[tuple[int, int], float]
+
+FAMILY_HEAD = """Every method at its best of as many candidates, which were compared on held-out training images; labels
+by the same teachers, by the rule of the track. Accuracy in percent on the test images, after the last step; sd between
+sets, and between students of a set. Differences are paired. The coreset was chosen on held-out images, too. Seconds of
+one set's images, with what is computed for them alone (not the teachers), and of one student."""
+
+ORDERS = (
+    ("cda", "sre2l"),
+    ("sre2l++", "sre2l"),
+    ("cv-dd", "sre2l++"),
+    ("dwa", "sre2l"),
+    ("lpld", "sre2l"),
+    ("edc", "sre2l"),
+    ("rded", "sre2l"),
+    ("nrr-dd", "rded"),
+    ("fadrm", "sre2l++"),
+    ("fadrm+", "fadrm"),
+    ("fadrm+", "cv-dd"),
+    ("fadrm+", "edc"),
+    ("infer", "sre2l"),
+)
+"""The first of each pair is published as the better one."""
+
+
+def family(path: Path) -> str:
+    """Results of `family.py`: a table for each track and student, published orderings, and what was tuned."""
+    results = read_results(path)
+    costs = {
+        (line["method"], line["track"], line["student"]): line for line in json_lines(path.with_suffix(".costs.jsonl"))
+    }
+    one = results[0]
+    machine = f"{one.compute['hardware']}, {one.compute['threads']} thread(s), {one.compute['precision']}"
+    kind = "ablation" if any(": " in result.condition for result in results) else "all decoupled methods"
+    ipc = max(result.ipc for result in results)
+    parts = [f"## {one.data}, IPC {ipc}: {kind}", FAMILY_HEAD]
+    for track, student in dict.fromkeys((result.track, result.student) for result in results):
+        runs: dict[str, Runs] = {}
+        for result in results:
+            if (result.track, result.student) == (track, student):
+                runs.setdefault(result.condition, {})[result.set_index, result.seed] = result.accuracy
+        found = {name: costs[name, track, student] for name in runs if (name, track, student) in costs}
+        parts += [f"### {track}, {student}", family_table(runs, found), orderings(runs)]
+    parts += [family_tuned(json_lines(path.with_name(f"{path.stem}.tuned.jsonl"))), f"{machine}.\n"]
+    return "\n\n".join(part for part in parts if part)
+
+
+def family_table(runs: dict[str, Runs], costs: dict[str, dict[str, Any]]) -> str:
+    """The best first."""
+    coreset = next((name for name in runs if name in set(choosers()) - {"random"}), None)
+    differences = f"to random | to {coreset or 'coreset'}"
+    lines = [
+        f"| condition | mean (sets x students) | sd | 95 % | {differences} | s/set | s/student |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted(runs, key=lambda name: -summarise(runs[name]).mean):
+        about = summarise(runs[name])
+        cells = [
+            name,
+            f"{100 * about.mean:.2f} ({about.n_sets} x {about.n_students})",
+            " / ".join(NO_NUMBER if sd is None else f"{100 * sd:.2f}" for sd in (about.sd_sets, about.sd_students)),
+            NO_NUMBER if about.interval is None else " to ".join(f"{100 * end:.2f}" for end in about.interval),
+            more(runs[name], runs.get("random"), name == "random"),
+            more(runs[name], runs.get(coreset or ""), name == coreset),
+            *seconds_each(costs.get(name)),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+NO_NUMBER = "-"
+
+
+def more(runs: Runs, base: Runs | None, same: bool) -> str:
+    """Points more than the base, with a 95 % interval."""
+    found = None if base is None or same else paired_difference(runs, base)
+    if found is None:
+        return NO_NUMBER
+    if found.interval is None:
+        return f"{100 * found.mean:+.2f}"
+    low, high = found.interval
+    return f"{100 * found.mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+
+
+def seconds_each(cost: dict[str, Any] | None) -> tuple[str, str]:
+    """Of a set's images, and of a student with its part of the labels."""
+    if cost is None:
+        return NO_NUMBER, NO_NUMBER
+    seconds = cost["seconds"]
+    each = (seconds["labels"] + seconds["students"]) / cost["students"]
+    return f"{seconds['images'] / cost['sets']:.1f}", f"{each:.1f}"
+
+
+def orderings(runs: dict[str, Runs]) -> str:
+    """Which of the published orderings hold here: by the 95 % interval of the paired difference."""
+    words = {"better": "holds", "worse": "does not hold", "undecided": "undecided"}
+    lines = []
+    for better, other in ORDERS:
+        found = paired_difference(runs[better], runs[other]) if {better, other} <= runs.keys() else None
+        if found is not None:
+            lines.append(f"- {better} above {other}: {words[found.verdict]}, {more(runs[better], runs[other], False)}")
+    return "\n".join(lines)
+
+
+def family_tuned(tried: list[dict[str, Any]]) -> str:
+    """The best candidate of each method, and how far the candidates lie apart."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for line in tried:
+        groups.setdefault((line["track"], line["student"], line["method"]), []).append(line)
+    if not groups:
+        return ""
+    lines = [
+        "| track, student, held out | method | best | mean, least of n | settings of the best |",
+        "|---|---|---|---|---|",
+    ]
+    for (track, student, method), group in groups.items():
+        accuracies = [100 * line["held_out_accuracy"] for line in group]
+        best = max(group, key=lambda line: line["held_out_accuracy"])
+        words = ", ".join(f"{key} {value}" for key, value in best["settings"].items() if value != method)
+        spread = f"{statistics.mean(accuracies):.2f}, {min(accuracies):.2f} of {len(group)}"
+        lines.append(f"| {track}, {student} | {method} | {max(accuracies):.2f} | {spread} | {words} |")
+    return "\n".join(lines)
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def codecs(path: Path) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import wraps
-from typing import Literal, ParamSpec, TypeVar, get_args
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 import torch
 
@@ -47,15 +47,17 @@ class Compute:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """``threads`` threads and, on CUDA, deterministic kernels; both as they were before on leaving.
+        """``threads`` threads and, on CUDA, deterministic kernels and a stream of its own; as before on leaving.
 
         Float32 on CUDA means float32: TF32 is off inside. An operation that has no deterministic form there warns.
+        (What is to be recorded, see :mod:`condense.recorded`, must not be on the default stream.)
         """
         with ExitStack() as stack:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(self.threads)
             if self.torch_device.type == "cuda":
                 stack.enter_context(_deterministic_cuda())
+                stack.enter_context(_own_stream(self.torch_device))
             yield
 
     def identity(self) -> dict[str, str | int]:
@@ -89,12 +91,29 @@ def under_compute(function: Callable[P, R]) -> Callable[P, R]:
 def _deterministic_cuda() -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS first starts
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Else every new tensor is filled first: one more launch, of which small networks have thousands a step.
+    memory.fill_uninitialized_memory = False
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory = filled
+
+
+@contextmanager
+def _own_stream(device: torch.device) -> Iterator[None]:
+    """Work goes to a new stream, after what the current one has been given and before what it is given next."""
+    outer, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    own.wait_stream(outer)
+    try:
+        with torch.cuda.stream(own):
+            yield
+    finally:
+        outer.wait_stream(own)
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -148,8 +167,8 @@ def gpus_of(device: str, compute: Compute) -> tuple[int, ...]:
 def environments(compute: Compute, gpus: Sequence[int], workers: int) -> list[dict[str, str]]:
     """What each of several worker processes needs in its environment.
 
-    A GPU of its own, which it sees as the only one; and, where there are more threads than cores, threads that sleep
-    while they wait instead of keeping a core from others.
+    A GPU, which it sees as the only one, and which several share where there are more workers than GPUs; and, where
+    there are more threads than cores, threads that sleep while they wait instead of keeping a core from others.
     """
     shared: dict[str, str] = {}
     if compute.torch_device.type == "cpu" and workers * compute.threads > available_cpus():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from condense.device import Compute, under_compute
 from condense.errors import ConfigError, MethodError
 from condense.objectives import MovingStatistics, Objective, Seen
 from condense.progress import Report, silent
+from condense.recorded import Recorded
 from condense.teachers.taps import TappedNetwork
 from condense.views.recovery import RecoveryDraws, RecoveryViews, apply_recovery, recovery_draws
 from condense.views.render import channels_last
@@ -32,6 +33,9 @@ REPORT_EVERY = 25
 
 DRAWN_AHEAD = 200
 """Steps whose views are drawn at once."""
+
+MOST_RECORDED = 64
+"""Teachers whose part in a step is recorded on a GPU; a perturbed one for every slot is many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,8 +212,9 @@ def invert(
         if number and steps and steps.start == first:
             hooks.between_stages(canvas, number)
             state = Adam(canvas.values, adam)
+        judge = _Judge(stage.objective, compute, moving)
         for step, draws in _drawn(stage.views, steps, total, canvas, problem):
-            losses, gradient = _gradient(canvas, draws, step, stage.objective, teachers(step), targets, compute, moving)
+            losses, gradient = _gradient(canvas, draws, step, judge, teachers(step), targets)
             state.step(canvas.values, gradient, adam.lr_at(step, total), hooks.update_mask(canvas, step))
             canvas.project()
             if (step + 1) % REPORT_EVERY == 0 or step + 1 == total:
@@ -250,11 +255,9 @@ def _gradient(
     canvas: Canvas,
     draws: RecoveryDraws,
     step: int,
-    objective: Objective,
+    judge: _Judge,
     teachers: Sequence[Member],
     targets: Tensor,
-    compute: Compute,
-    moving: MovingStatistics | None,
 ) -> tuple[Tensor, Tensor]:
     """Losses (G,), and the gradient of their sum in ``canvas.values``.
 
@@ -262,23 +265,43 @@ def _gradient(
     """
     canvas.values.requires_grad_(True)
     views = apply_recovery(canvas.images(), draws, step)
-    shown = views.detach().requires_grad_(True)
-    losses = shown.new_zeros(len(shown))
+    shown = views.detach()
+    losses, to_shown = shown.new_zeros(len(shown)), torch.zeros_like(shown)
     for member in teachers:
-        everything = len(member.places) == len(shown)
-        mine, theirs = (shown, targets) if everything else (shown[member.places], targets[member.places])
-        with compute.autocast():
-            logits, statistics = member.network(channels_last(mine.flatten(0, 1)), groups=len(mine))
-        if moving is not None:
-            statistics = moving.smooth(statistics, member.key, member.places)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        seen = Seen(mine, logits.view(*mine.shape[:2], -1), statistics, theirs)
-        said = objective(seen) * member.shares
-        said.sum().backward()
-        losses.index_add_(0, member.places, said.detach())
-    (gradient,) = torch.autograd.grad(views, canvas.values, shown.grad)
+        places = ... if len(member.places) == len(shown) else member.places
+        said, to_mine = judge(member, shown[places], targets[places])
+        losses[places] += said
+        to_shown[places] += to_mine
+    (gradient,) = torch.autograd.grad(views, canvas.values, to_shown)
     canvas.values.requires_grad_(False)
     return losses, gradient
+
+
+class _Judge:
+    """What a member says of the views (G, B, C, H, W) that it is shown, weighted, and its gradient in them.
+
+    On a GPU recorded, but with ``moving`` statistics, which are another computation at every step.
+    """
+
+    def __init__(self, objective: Objective, compute: Compute, moving: MovingStatistics | None) -> None:
+        self.objective, self.compute, self.moving = objective, compute, moving
+        self.recorded = Recorded(compute.torch_device, most=MOST_RECORDED if moving is None else 0)
+
+    def __call__(self, member: Member, shown: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        said, gradient = self.recorded(member.network, partial(self._judge, member), shown, targets, member.shares)
+        return said, gradient
+
+    def _judge(self, member: Member, shown: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        shown = shown.detach().requires_grad_(True)
+        with self.compute.autocast():
+            logits, statistics = member.network(channels_last(shown.flatten(0, 1)), groups=len(shown))
+        if self.moving is not None:
+            statistics = self.moving.smooth(statistics, member.key, member.places)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        seen = Seen(shown, logits.view(*shown.shape[:2], -1), statistics, targets)
+        said = self.objective(seen) * shares
+        (gradient,) = torch.autograd.grad(said.sum(), shown)
+        return said.detach(), gradient
 
 
 def _refuse_divergence(losses: Tensor, canvas: Canvas, problem: Problem, step: int) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, get_args
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,8 @@ from condense.data.spec import DatasetSpec
 from condense.device import Compute
 from condense.errors import ConfigError, MethodError
 from condense.progress import Report, silent
-from condense.stacked import Stack, stackable
+from condense.recorded import Recorded
+from condense.stacked import Stack
 
 __all__ = [
     "Batch",
@@ -66,6 +68,10 @@ class Batch(NamedTuple):
     targets: Tensor
     groups: tuple[int, ...] = ()
     loss: Loss | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        images, targets = (one.to(device, non_blocking=True) for one in (self.images, self.targets))
+        return self._replace(images=images, targets=targets)
 
 
 Batches = Callable[[int, int], Iterable[Batch]]
@@ -209,25 +215,24 @@ def fit_together(
     names: Sequence[str],
     checkpoint: Checkpoint = NoCheckpoint(),
     listener: Listener | None = None,
-    stacked: bool | None = None,
+    stacked: bool = False,
 ) -> list[TrainRecord | Diverged]:
     """What :func:`fit` does, for several networks on the same batches, which are made once for all of them.
 
-    They take turns, and each ends with the bits that it would have by itself; or, ``stacked``, run as one (see
-    :mod:`condense.stacked`) and agree with that within rounding. By default they are stacked on a GPU, where that
-    works. One that diverges ends there, and the others go on. A ``listener`` is for one network.
+    They take turns, on a GPU side by side on streams of their own, and each ends with the bits that it would have by
+    itself. Or, ``stacked``, they run as one (see :mod:`condense.stacked`) and agree with that within rounding. One that
+    diverges ends there, and the others go on. A ``listener`` is for one network.
     """
     if epochs < 1 or steps_per_epoch < 1:
         raise ConfigError(f"{names[0]} needs at least one epoch of one step, got {epochs} epochs of {steps_per_epoch}")
     for network in networks:
         network.to(compute.torch_device).to(memory_format=torch.channels_last)
     total = epochs * steps_per_epoch
-    if stacked is None:
-        stacked = compute.torch_device.type == "cuda" and can_stack(networks, batches, compute)
+    common = (optim, total, compute, listener)
     runs = (
-        [_Run(Stack(networks), optim, total, compute, listener, names)]
+        [_Run(Stack(networks), names, *common)]
         if stacked
-        else [_Run(one, optim, total, compute, listener, [name]) for one, name in zip(networks, names, strict=True)]
+        else [_Run(one, [name], *common) for one, name in zip(networks, names, strict=True)]
     )
     saved = checkpoint.load()
     if saved is not None:
@@ -238,11 +243,15 @@ def fit_together(
         for run in runs:
             modes.enter_context(_mode(run.network, training=True))
         for batch in _remaining(batches, runs[0].step, epochs, steps_per_epoch):
+            batch = batch.to(compute.torch_device)
             for run in runs:
                 dropout.manual_seed(seeding.key(0, "dropout", run.step) & (2**63 - 1))
                 outputs, targets = run.advance(batch, loss, compute)
                 if listener is not None and run.step % steps_per_epoch == 0:
+                    run.join()
                     listener.end_epoch(run.step // steps_per_epoch - 1, outputs, targets)
+            for run in runs:
+                run.join()
             step, now = runs[0].step, time.monotonic()
             if now - reported >= REPORT_EVERY_S and step < total:
                 reported = now
@@ -261,30 +270,27 @@ def fit_together(
     return [found for run in runs for found in run.found(epochs, seconds)]
 
 
-def can_stack(networks: Sequence[nn.Module], batches: Batches, compute: Compute) -> bool:
-    """Whether they run as a stack on the images of the first batch."""
-    first = next(iter(batches(0, 0)))
-    return len(networks) > 1 and stackable(networks, first.images.to(compute.torch_device))
-
-
 class _Run:
     """A run's state: a network or a stack of them, its optimiser, the step, and every loss so far (on the device)."""
 
     def __init__(
         self,
         network: nn.Module,
+        names: Sequence[str],
         optim: OptimConfig,
         total: int,
         compute: Compute,
         listener: Listener | None,
-        names: Sequence[str],
     ) -> None:
         self.network = network
         self.optim = optim
         self.losses = torch.zeros(total, len(names), device=compute.torch_device)
         self.listener = listener
         self.names = names
-        self.optimizer = _optimizer(network, optim)
+        on_gpu = compute.torch_device.type == "cuda"
+        self.optimizer = _optimizer(network, optim, compute.torch_device if on_gpu else None)
+        self.stream = torch.cuda.Stream(compute.torch_device) if on_gpu else None
+        self.recorded = Recorded(compute.torch_device)
         self.average = {
             name: value.detach().clone() for name, value in network.named_parameters() if optim.averaged > 0
         }
@@ -293,18 +299,39 @@ class _Run:
         self.seconds = 0.0
 
     def advance(self, batch: Batch, loss: Loss, compute: Compute) -> tuple[Tensor, Tensor]:
-        """One step; its outputs and targets."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.optim.lr_at(self.step, self.total)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.losses[self.step], *seen = _accumulate_gradient(self.network, batch, batch.loss or loss, compute)
-        self.optimizer.step()
-        if self.average:
-            now = [value.detach() for value in self.network.parameters()]
-            torch._foreach_lerp_(list(self.average.values()), now, 1 - self.optim.averaged)
+        """One step; its outputs and targets. On a GPU it has only begun: see :meth:`join`."""
+        with self._lane():
+            for group in self.optimizer.param_groups:
+                set_rate(group, self.optim.lr_at(self.step, self.total))
+            loss = batch.loss or loss
+            update = partial(self._update, groups=batch.groups, loss=loss, compute=compute)
+            lost, outputs, targets = self.recorded((batch.groups, loss), update, batch.images, batch.targets)
+            self.losses[self.step] = lost
+            if self.average:
+                now = [value.detach() for value in self.network.parameters()]
+                torch._foreach_lerp_(list(self.average.values()), now, 1 - self.optim.averaged)
         self.step += 1
-        outputs, targets = seen
         return outputs, targets
+
+    def _update(
+        self, images: Tensor, targets: Tensor, *, groups: tuple[int, ...], loss: Loss, compute: Compute
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)
+        made = _accumulate_gradient(self.network, images, targets, groups, loss, compute)
+        self.optimizer.step()
+        return made
+
+    def _lane(self) -> AbstractContextManager[object]:
+        """A stream of its own that begins when the current one has come this far."""
+        if self.stream is None:
+            return nullcontext()
+        self.stream.wait_stream(torch.cuda.current_stream())
+        return torch.cuda.stream(self.stream)
+
+    def join(self) -> None:
+        """What the current stream does next comes after this run's steps."""
+        if self.stream is not None:
+            torch.cuda.current_stream().wait_stream(self.stream)
 
     @torch.no_grad()
     def take_average(self) -> None:
@@ -367,7 +394,7 @@ class _Run:
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
 
-def _optimizer(network: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, optim: OptimConfig, gpu: torch.device | None) -> torch.optim.Optimizer:
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     flat = 2 if isinstance(network, Stack) else 1
     decayed = [parameter for parameter in trained if optim.decay_norms or parameter.ndim > flat]
@@ -377,9 +404,17 @@ def _optimizer(network: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
         for members, decay in ((decayed, optim.weight_decay), (others, 0.0))
         if members
     ]
+    lr = optim.lr if gpu is None else torch.tensor(optim.lr, device=gpu)  # where a recorded step reads it
     if optim.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=optim.lr, fused=True)
-    return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=True)
+        return torch.optim.AdamW(groups, lr=lr, fused=True, capturable=gpu is not None)
+    return torch.optim.SGD(groups, lr=lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=True)
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def _remaining(batches: Batches, step: int, epochs: int, steps_per_epoch: int) -> Iterator[Batch]:
@@ -390,27 +425,25 @@ def _remaining(batches: Batches, step: int, epochs: int, steps_per_epoch: int) -
 
 
 def _accumulate_gradient(
-    network: nn.Module, batch: Batch, loss: Loss, compute: Compute
+    network: nn.Module, images: Tensor, targets: Tensor, groups: tuple[int, ...], loss: Loss, compute: Compute
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of the batch's mean loss, one forward per BatchNorm group.
 
     Returns that loss of each network, the outputs and the targets, detached and on the device.
     """
-    n, device = len(batch.targets), compute.torch_device
-    sizes = list(batch.groups) or [n]
-    parts, outputs, wanted = [], [], []
-    for images, targets in zip(batch.images.split(sizes), batch.targets.split(sizes), strict=True):
+    n = len(targets)
+    sizes = list(groups) or [n]
+    parts, outputs = [], []
+    for some, wanted in zip(images.split(sizes), targets.split(sizes), strict=True):
         with compute.autocast():
-            logits = network(images.to(device))
+            logits = network(some)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        targets = targets.to(device)
         each = logits if isinstance(network, Stack) else logits[None]
-        part = torch.stack([loss(one, targets) for one in each]) * (len(targets) / n)
+        part = torch.stack([loss(one, wanted) for one in each]) * (len(wanted) / n)
         part.sum().backward()
         parts.append(part.detach())
         outputs.append(logits.detach())
-        wanted.append(targets)
-    return torch.stack(parts).sum(0), torch.cat(outputs, -2), torch.cat(wanted)
+    return torch.stack(parts).sum(0), torch.cat(outputs, -2), targets
 
 
 @contextmanager

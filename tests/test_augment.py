@@ -16,7 +16,7 @@ from torch.nn import functional
 from condense import seeding
 from condense.errors import ConfigError
 from condense.views import augment as module
-from condense.views.augment import augment, dsa, rand_augment
+from condense.views.augment import augment, cut_and_mix, dsa, idc, rand_augment
 
 FAMILIES = ["color", "crop", "cutout", "flip", "scale", "rotate"]
 
@@ -123,7 +123,45 @@ def test_every_operation_is_differentiable(name: str) -> None:
     assert torch.autograd.gradcheck(lambda given: getattr(module, name)(given, draws()), images)
 
 
-@pytest.mark.parametrize("kind", ["dsa", "dsa-unmirrored", "randaugment"])
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_idc_flips_colours_and_moves_in_one_way(mirrored: bool) -> None:
+    """Image by image from the description: flip, brightness, saturation, contrast, then one of three for the batch."""
+    images, seen = pictures(5), Counter[str]()
+    for number in range(30):
+        again, plain = draws(number), []
+        turned = again.random(5) < 0.5 if mirrored else np.zeros(5, bool)
+        shifts, saturations, contrasts = (again.uniform(*span, 5) for span in ((-0.5, 0.5), (0, 2), (0.5, 1.5)))
+        for image, turn, b, s, c in zip(images, turned, shifts, saturations, contrasts, strict=True):
+            one = (image.flip(2) if turn else image) + b
+            one = (one - one.mean(0)) * s + one.mean(0)
+            plain.append((one - one.mean()) * c + one.mean())
+        name = ["crop", "scale", "rotate"][again.integers(3)]
+        seen[name] += 1
+        expected = getattr(module, name)(torch.stack(plain), again)
+        made = idc(images, draws(number), mirrored=mirrored)
+        torch.testing.assert_close(made, expected, atol=1e-10, rtol=0)
+    assert len(seen) == 3
+
+
+def test_cutmix_puts_a_box_of_a_partner_into_each_image() -> None:
+    images = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 8, 12)
+    shares = []
+    for number in range(400):
+        made, partner, share = cut_and_mix(images, draws(number))
+        assert sorted(partner.tolist()) == list(range(6))
+        box = made[partner != torch.arange(6)] != images[partner != torch.arange(6)]
+        if len(box):
+            assert (box == box[:1]).all()
+            assert share == pytest.approx(1 - float(box[0, 0].double().mean()), abs=1e-12)
+            rows, columns = box[0, 0].any(1).sum(), box[0, 0].any(0).sum()
+            assert int(box[0, 0].sum()) == int(rows * columns)
+        for image, own, other in zip(made, range(6), partner.tolist(), strict=True):
+            assert set(image.unique().tolist()) <= {float(own), float(other)}
+        shares.append(share)
+    assert 0.5 < float(np.mean(shares)) < 0.8
+
+
+@pytest.mark.parametrize("kind", ["dsa", "dsa-unmirrored", "idc", "idc-unmirrored", "randaugment"])
 def test_draws_are_those_handed_in(kind: Any) -> None:
     images = pictures().float()
     mean, std = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.25)

@@ -162,7 +162,7 @@ def test_version() -> None:
 START = """
 import sys
 import condense.cli
-heavy = {"torch", "torchvision", "numpy", "h5py", "scipy", "pydantic", "PIL", "yaml", "kornia"} & set(sys.modules)
+heavy = {"torch", "torchvision", "numpy", "h5py", "scipy", "pydantic", "PIL", "yaml"} & set(sys.modules)
 assert not heavy, heavy
 """
 

@@ -228,7 +228,7 @@ def test_a_siamese_change_is_the_operation_with_one_parameter(family: views.Fami
     """Each image as if it were a batch of itself, by the operation that students are trained with."""
     images = random_tensor(5, 3, 8, 12)
     for seed in range(6):
-        seen = views.siamese(images, [family], seeding.generator(seed, "draws"))
+        seen = views.siamese(images, [family], [seeding.generator(seed, "draws")], [5])
         operation = getattr(views, family)
         alone = [operation(image[None], seeding.generator(seed, "draws")) for image in images]
         torch.testing.assert_close(seen, torch.cat(alone), rtol=1e-12, atol=1e-12)
@@ -238,7 +238,36 @@ def test_a_siamese_change_is_the_operation_with_one_parameter(family: views.Fami
 def test_siamese_changes_are_differentiable(family: views.Family) -> None:
     images = random_tensor(2, 2, 4, 5).requires_grad_()
     draws = lambda: seeding.generator(2, "draws")  # noqa: E731
-    assert torch.autograd.gradcheck(lambda given: views.siamese(given, [family], draws()), images)
+    assert torch.autograd.gradcheck(lambda given: views.siamese(given, [family], [draws()], [2]), images)
+
+
+def changed(alike: Alike, images: Tensor, draws: np.random.Generator) -> Tensor:
+    """The images of one class, image by image: the family or all of them, by the operations of students."""
+    families = [alike.families[draws.integers(len(alike.families))]] if alike.one else alike.families
+    state, made = draws.bit_generator.state, []
+    for image in images:
+        draws.bit_generator.state = state
+        one = image[None]
+        for family in families:
+            one = (views.rotate_some if family == "rotate" else getattr(views, family))(one, draws)
+        made.append(one)
+    return torch.cat(made)
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_classes_change_together_as_one_by_one(one: bool) -> None:
+    """Of different sizes, each by its own generator."""
+    alike, sizes = Alike(families=views.FAMILIES, one=one), (3, 1, 5, 2)
+    images = random_tensor(11, 3, 8, 12)
+    for step in range(12):
+        keys = [(step, k) for k in range(4)]
+        batch = alike(Batch(images, (0, 1, 2, 3), sizes), [seeding.generator(0, "draws", *key) for key in keys])
+        parts = [
+            changed(alike, part, seeding.generator(0, "draws", *key))
+            for part, key in zip(images.split(sizes), keys, strict=True)
+        ]
+        torch.testing.assert_close(batch.images, torch.cat(parts), rtol=1e-12, atol=1e-12)
+        assert (batch.labels, batch.sizes) == ((0, 1, 2, 3), sizes)
 
 
 def test_real_and_synthetic_images_of_a_class_change_alike() -> None:
@@ -248,18 +277,13 @@ def test_real_and_synthetic_images_of_a_class_change_alike() -> None:
     real, synthetic = (torch.cat([picture, random_tensor(count, 3, 12, 12, seed=count)]) for count in (3, 7))
     seen = []
     for number in range(40):
-        first, second = (alike(images, seeding.generator(1, "siamese", number)) for images in (real, synthetic))
+        first, second = (
+            alike(Batch(images, (0,), (len(images),)), [seeding.generator(1, "siamese", number)]).images
+            for images in (real, synthetic)
+        )
         assert torch.equal(first[0], second[0])
         seen.append(first[0])
     assert len(torch.stack(seen).flatten(1).unique(dim=0)) > 25
-
-
-def test_all_families_in_their_order() -> None:
-    images = random_tensor(3, 3, 12, 12)
-    draws = seeding.generator(0, "draws")
-    wanted = views.cutout(views.crop(views.color(images, draws, 1), draws, 1), draws, 1)
-    made = Alike(families=("color", "crop", "cutout"), one=False)(images, seeding.generator(0, "draws"))
-    assert torch.equal(made, wanted)
 
 
 # --- tiles ---------------------------------------------------------------------------------------------------------
@@ -364,10 +388,10 @@ def plain_dc(spec: DatasetSpec, alike: Alike | None) -> Tensor:
         for t in range(3):
             number, total = 3 * k + t, torch.zeros((), dtype=F64)
             for c in problem.classes:
-                images, others = pixels[:, c], real.draw(c, 5, "real batch", 1, number, seed=5)
+                images, others = pixels[:, c], real.draw([c], 5, "real batch", 1, number, seed=5).images
                 if alike is not None:
                     images, others = (
-                        alike(each, seeding.generator(5, "siamese", 1, number, c)) for each in (images, others)
+                        changed(alike, each, seeding.generator(5, "siamese", 1, number, c)) for each in (images, others)
                     )
                 weights = weights_of(network, 2)
                 theirs = torch.autograd.grad(loss_of(network, others, c), weights)
@@ -408,8 +432,8 @@ def test_the_loop_equals_a_plain_program_of_dm() -> None:
         network, total = network_of(problem, number).double(), torch.zeros((), dtype=F64)
         for c in range(3):
             images, others = (
-                alike(each, seeding.generator(5, "siamese", 1, number, c))
-                for each in (pixels[:, c], real.draw(c, 5, "real batch", 1, number, seed=5))
+                changed(alike, each, seeding.generator(5, "siamese", 1, number, c))
+                for each in (pixels[:, c], real.draw([c], 5, "real batch", 1, number, seed=5).images)
             )
             total += (network.features(images).mean(0) - network.features(others).mean(0)).square().sum()  # type: ignore[operator]
         optimiser.zero_grad()
@@ -435,8 +459,10 @@ def test_the_loop_equals_a_plain_program_of_idc() -> None:
             stored = pixels[:, c].clone().requires_grad_()
             halves = [half for row in stored.split(4, 2) for half in row.split(4, 3)]
             images = torch.cat([functional.interpolate(half, (8, 8), mode="bilinear") for half in halves])
-            others = real.draw(c, 5, "real batch", 1, number, seed=5)
-            images, others = (alike(each, seeding.generator(5, "siamese", 1, number, c)) for each in (images, others))
+            others = real.draw([c], 5, "real batch", 1, number, seed=5).images
+            images, others = (
+                changed(alike, each, seeding.generator(5, "siamese", 1, number, c)) for each in (images, others)
+            )
             weights = weights_of(network, 3)
             theirs = torch.autograd.grad(loss_of(network, others, c), weights)
             mine = torch.autograd.grad(loss_of(network, images, c), weights, create_graph=True)
@@ -446,7 +472,7 @@ def test_the_loop_equals_a_plain_program_of_idc() -> None:
         around = between_module.Around(seed=5, set_index=1, items=pixels, targets=pixels, real=real, mean=std, std=std)
         for step in training.steps(number, around):
             learning.zero_grad()
-            step.loss(network(step.images)).backward()
+            between_module.loss_of(network(step.images), *step.tensors()[1:]).backward()
             learning.step()
     matching = dc_matching(networks=1, distance="mse", linear=False, training=training, alike=alike)
     made = run(spec, matching, canvas=canvas, clamp=False, optim=PixelOptim(lr=0.02, momentum=0.0, raw=True)).values
@@ -471,11 +497,11 @@ def test_a_pool_of_as_many_networks_uses_each_real_side_again(monkeypatch: pytes
     draw = RealImages.draw
     monkeypatch.setattr(RealImages, "draw", lambda self, *a, **b: drawn.append(a) or draw(self, *a, **b))  # type: ignore[func-returns-value]
     made = run(spec, dc_matching(networks=4, matches=1, pool=1), clamp=False).values
-    assert len(drawn) == 3
+    assert len(drawn) == 1
     problem, pixels = problem_of(spec), canvas_of(spec).values
     real, momentum = RealImages(split_of(spec), spec, (0, 1, 2), pixels), torch.zeros_like(pixels)
     plain = Plain(network_of(problem, 0).double(), Compute(), linear=True)
-    images = [draw(real, c, 5, "real batch of a pool", 1, 0, seed=5) for c in range(3)]
+    images = [draw(real, [c], 5, "real batch of a pool", 1, 0, seed=5).images for c in range(3)]
     known = plain.gradients(Batch(torch.cat(images), (0, 1, 2), (5, 5, 5)))
     for _ in range(4):
         shown = Batch(pixels.transpose(0, 1).flatten(0, 1), (0, 1, 2), (2, 2, 2))
@@ -515,11 +541,11 @@ def test_the_loop_equals_a_plain_program_of_idc_with_a_pool(augmented: bool) -> 
         for c in problem.classes:
             images = pixels[:, c].clone().requires_grad_()
             if alike is None:
-                shown, others = images, real.draw(c, 5, "real batch of a pool", 1, names[-1], seed=5)
+                shown, others = images, real.draw([c], 5, "real batch of a pool", 1, names[-1], seed=5).images
             else:
-                others = real.draw(c, 5, "real batch", 1, number, seed=5)
+                others = real.draw([c], 5, "real batch", 1, number, seed=5).images
                 shown, others = (
-                    alike(each, seeding.generator(5, "siamese", 1, number, c)) for each in (images, others)
+                    changed(alike, each, seeding.generator(5, "siamese", 1, number, c)) for each in (images, others)
                 )
             theirs = torch.autograd.grad(loss_of(network, others, c), weights)
             mine = torch.autograd.grad(loss_of(network, shown, c), weights, create_graph=True)
@@ -545,7 +571,7 @@ def test_real_gradients_that_do_not_fit_are_computed_again(
     assert torch.equal(run(spec, replace(wanted, keep=keep), grown=grown).values, whole)
     names = [Stock(grown, "snapshots", seed=5, set_index=1).draw(number)[1] for number in range(20)]
     first = list(dict.fromkeys(names))[:held]
-    assert len(drawn) == 3 * (held + sum(name not in first for name in names))
+    assert len(drawn) == held + sum(name not in first for name in names)
 
 
 class Interrupted(Exception):
@@ -656,12 +682,16 @@ def test_batch_norm_settles_before_gradients_are_matched() -> None:
     network = network_of(problem, 0).double()
     for number in range(2):
         with torch.no_grad():
-            network.train()(torch.cat([real.draw(c, 16, "images for batch norm", 1, number, seed=5) for c in range(3)]))
+            network.train()(
+                torch.cat([real.draw([c], 16, "images for batch norm", 1, number, seed=5).images for c in range(3)])
+            )
         network.eval()
         moved = torch.zeros_like(pixels)
         for c in range(3):
             images, weights = pixels[:, c].clone().requires_grad_(), weights_of(network, 2)
-            theirs = torch.autograd.grad(loss_of(network, real.draw(c, 5, "real batch", 1, number, seed=5), c), weights)
+            theirs = torch.autograd.grad(
+                loss_of(network, real.draw([c], 5, "real batch", 1, number, seed=5).images, c), weights
+            )
             mine = torch.autograd.grad(loss_of(network, images, c), weights, create_graph=True)
             pairs = zip(mine, theirs, strict=True)
             distance = sum(plain_distance("row-cosine", a.flatten(1), b.flatten(1)) for a, b in pairs)
@@ -685,7 +715,7 @@ def test_batch_norm_sees_all_classes_at_once_where_features_are_matched() -> Non
     problem, pixels = problem_of(spec, "convnet2-w6-bn"), canvas_of(spec).values.clone().requires_grad_()
     real = RealImages(split_of(spec), spec, (0, 1, 2), pixels)
     network = network_of(problem, 0).double()
-    others = torch.cat([real.draw(c, 5, "real batch", 1, 0, seed=5) for c in range(3)])
+    others = torch.cat([real.draw([c], 5, "real batch", 1, 0, seed=5).images for c in range(3)])
     wanted = network.features(others).detach()  # type: ignore[operator]
     found = network.features(pixels.transpose(0, 1).flatten(0, 1))  # type: ignore[operator]
     total = sum((found[2 * c : 2 * c + 2].mean(0) - wanted[5 * c : 5 * c + 5].mean(0)).square().sum() for c in range(3))
@@ -710,12 +740,12 @@ def test_real_batches_are_distinct_images_of_the_class() -> None:
     real = RealImages(train, spec, (0, 1, 2), torch.zeros(1, dtype=F64))
     own = normalise(to_pixels(train.images), spec).double()
     for label, count in ((0, 7), (1, 9), (2, 9)):
-        drawn = real.draw(label, 9, "real batch", 0, 4, seed=1)
+        drawn = real.draw([label], 9, "real batch", 0, 4, seed=1).images
         assert len(drawn) == count
         places = [int((own == one).flatten(1).all(1).nonzero()) for one in drawn]
         assert len(set(places)) == count
         assert (train.labels[places] == label).all()
-    assert not torch.equal(*(real.draw(1, 9, "real batch", 0, step, seed=1) for step in (0, 1)))
+    assert not torch.equal(*(real.draw([1], 9, "real batch", 0, step, seed=1).images for step in (0, 1)))
 
 
 def test_a_class_without_images_is_refused() -> None:
@@ -741,7 +771,7 @@ def test_cutmix_weights_targets_by_the_area_that_is_left() -> None:
             -step.share * row.log_softmax(0)[own] - (1 - step.share) * row.log_softmax(0)[other]
             for row, own, other in zip(logits, step.targets, step.others, strict=True)
         )
-        torch.testing.assert_close(step.loss(logits), plain / 6)
+        torch.testing.assert_close(between_module.loss_of(logits, *step.tensors()[1:]), plain / 6)
     assert min(shares) < 0.5
     assert max(shares) > 0.9
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from condense.data import Data, DatasetSpec, Split, open_data
 from condense.dataset import load
@@ -18,7 +19,7 @@ from condense.engine.store import Store
 from condense.errors import ConfigError, TeacherError
 from condense.evaluation import tracks
 from condense.evaluation.results import Evaluation
-from condense.evaluation.student import StudentRecipe
+from condense.evaluation.student import StudentRecipe, augmented
 from condense.evaluation.tracks import find_track, fitted
 from condense.files import canonical_json
 from condense.labels import LabelConfig, store_labels
@@ -26,6 +27,7 @@ from condense.pipeline import Context, DataRequest, distill, evaluate, resolve
 from condense.shards import SetInfo, image_name, set_bytes, write_images, write_set
 from condense.teachers import save_teacher
 from condense.teachers.recipe import TeacherRecipe, train_teacher
+from condense.training import Batch
 from condense.views.config import ViewConfig
 
 STUDENT = "convnet2-w8-bn"
@@ -68,6 +70,9 @@ FROZEN = {
     "teacher": "f9d1f497b5f93c98",
     "native:dc": "255ef6457416b6ab",
     "native:dsa": "12885d54fa83176c",
+    "native:idc": "f6fc9f4640d24c66",
+    "native:ncfm": "bb892b4bbdcafd57",
+    "native:mtt": "9f3212e3356b86a2",
     "native:sre2l": "c0bf46b4a6c833af",
 }
 
@@ -92,7 +97,7 @@ def test_a_track_of_a_version_never_changes(name: str) -> None:
     [
         ("hrad", 'there is no track "hrad"; did you mean "hard"'),
         ("hard:2", "there is no track"),
-        ("native:mtt", "there is no track"),
+        ("native:edc", "there is no track"),
         ("budget", "no budget"),
         ("budget:-1", "a number above 0"),
         ("budget:much", "a number above 0"),
@@ -293,6 +298,57 @@ def test_a_protocol_brings_its_network(tmp_path: Path, tiny_data: Data, teacher:
     [one] = run(context, folder, tracks=["native:dc"], students=[], against=[], quick=True)
     assert (one.student, one.steps, one.track) == ("convnet3-in", 2, "native:dc (quick)@1")
     assert one.config["recipe"]["optim"]["lr"] == 0.01
+
+
+def test_the_protocol_of_idc_mixes_images_with_their_targets(tiny_data: Data) -> None:
+    """About half of the steps, which share one box; a target is the share of the area that each class has."""
+    recipe = find_track("native:idc", tiny_data.spec).student
+    batch = Batch(torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 12, 12).contiguous(), torch.eye(4))
+    batches = augmented(lambda *_: iter([batch] * 200), "none", tiny_data.spec, 0, recipe.cutmix)
+    found = list(batches(0, 0))
+    mixed = [one for one in found if not torch.equal(one.targets, batch.targets)]
+    assert 70 < len(mixed) < 130
+    for one in mixed:
+        for image, target in zip(one.images, one.targets, strict=True):
+            areas = [float((image == number).double().mean()) for number in range(4)]
+            assert target.tolist() == pytest.approx(areas, abs=1e-6)
+    resumed = list(batches(0, 7))
+    assert all(torch.equal(one.images, other.images) for one, other in zip(found[7:], resumed, strict=False))
+    with pytest.raises(ConfigError, match="take hard targets"):
+        StudentRecipe(cutmix=0.5)
+    with pytest.raises(ConfigError, match="cutmix"):
+        StudentRecipe(targets="hard", cutmix=1.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("native:idc", {0: 0.01, 665: 0.01, 666: 0.002, 832: 0.002, 833: 0.0004, 999: 0.0004}),
+        ("native:ncfm", {0: 1e-3, 399: 1e-3, 400: 5e-4, 800: 2.5e-4, 1200: 1.25e-4, 1600: 6.25e-5, 1999: 6.25e-5}),
+        ("native:mtt", {0: 0.01, 501: 0.01, 502: 0.001, 1000: 0.001}),
+    ],
+)
+def test_learning_rates_of_protocols(name: str, rates: dict[int, float], tiny_data: Data) -> None:
+    """By epoch, with three steps in each."""
+    track = find_track(name, tiny_data.spec)
+    assert track.epochs is not None
+    optim = track.student.optim
+    for epoch, rate in rates.items():
+        for step in range(3):
+            assert optim.lr_at(3 * epoch + step, 3 * track.epochs) == pytest.approx(rate, rel=1e-9)
+
+
+def test_the_protocol_of_mtt_trains_at_the_step_size_that_a_set_learnt(tiny_data: Data) -> None:
+    def learnt(config: dict[str, Any]) -> SetInfo:
+        spec = tiny_data.spec.to_dict()
+        return SetInfo(
+            name="set", spec=spec, method={}, config=config, seeds={}, contains_real_images=True, licence="unknown"
+        )
+
+    track = find_track("native:mtt", tiny_data.spec)
+    assert track.rate_of(learnt({"learned": {"lr": 0.037}}), 0.01) == 0.037
+    assert track.rate_of(learnt({}), 0.01) == 0.01
+    assert find_track("native:dsa", tiny_data.spec).rate_of(learnt({"learned": {"lr": 0.037}}), 0.01) == 0.01
 
 
 def test_augmented_students_are_reproducible_and_differ_from_plain_ones(

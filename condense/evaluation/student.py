@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import get_args
 
 import numpy as np
@@ -41,8 +41,8 @@ from condense.training import (
     fit_together,
     predict,
 )
-from condense.views.augment import AUGMENTS, Augment, augment
-from condense.views.config import check_choice
+from condense.views.augment import AUGMENTS, Augment, augment, cut_and_mix
+from condense.views.config import check_choice, check_fraction
 
 __all__ = [
     "StudentRecipe",
@@ -68,7 +68,8 @@ class StudentRecipe:
     (Hinton et al., arXiv 1503.02531); SRe2L (arXiv 2306.13092) does not, which AdamW hardly notices and SGD does.
     ``schedule`` says how soft targets are used over the epochs. ``epochs``: passes over the plan's views; None for each
     labelled epoch once (and the hard epochs of the schedule), more begin again with the first. ``augment`` changes the
-    views of hard targets once more, see :mod:`condense.views.augment`.
+    views of hard targets once more, see :mod:`condense.views.augment`; ``cutmix`` is the probability that images of a
+    step and their targets are mixed after that.
     """
 
     network: str = "resnet20"
@@ -79,11 +80,15 @@ class StudentRecipe:
     optim: OptimConfig = field(default_factory=_optim)
     epochs: int | None = None
     augment: Augment = field(default="none", metadata=LATER)
+    cutmix: float = field(default=0.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_choice("augment", self.augment, AUGMENTS)
         if self.augment != "none" and self.targets != "hard":
             raise ConfigError(f"augment {self.augment} changes views that labels were made for; take hard targets")
+        check_fraction("cutmix", self.cutmix)
+        if self.cutmix and self.targets != "hard":
+            raise ConfigError(f"cutmix {self.cutmix} changes views that labels were made for; take hard targets")
         if self.targets not in get_args(Targets):
             raise ConfigError(f'targets is "{self.targets}"; expected one of {", ".join(get_args(Targets))}')
         if not 0 < self.temperature < math.inf:
@@ -275,7 +280,7 @@ def _train(
     guide = Guide(recipe, epochs, compute.torch_device)
     records = fit_together(
         networks,
-        augmented(hard, recipe.augment, spec, key(0, "augment", set_index))
+        augmented(hard, recipe.augment, spec, key(0, "augment", set_index), recipe.cutmix, compute.torch_device)
         if recipe.targets == "hard"
         else guide.over(soft, hard),
         functional.cross_entropy,
@@ -294,28 +299,55 @@ def _train(
     ]
 
 
-def augmented(batches: Batches, kind: Augment, spec: DatasetSpec, seed: int) -> Batches:
-    """The same batches with their images changed, each by draws of its own."""
-    if kind == "none":
+def augmented(
+    batches: Batches,
+    kind: Augment,
+    spec: DatasetSpec,
+    seed: int,
+    cutmix: float = 0.0,
+    device: torch.device | None = None,
+) -> Batches:
+    """The same batches with their images changed, each by draws of its own, and with probability ``cutmix`` mixed.
+
+    Mixed targets are those of float32 (n, K). Images are changed on ``device``, by default where they are.
+    """
+    if kind == "none" and not cutmix:
         return batches
 
     def changed(epoch: int, first_step: int) -> Iterator[Batch]:
+        mean: Tensor | None = None
+        std: Tensor | None = None
         for step, batch in enumerate(batches(epoch, first_step), start=first_step):
-            mean, std = (batch.images.new_tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
+            images = batch.images.to(device or batch.images.device, non_blocking=True)
+            if mean is None or std is None:
+                mean, std = (images.new_tensor(each).view(-1, 1, 1) for each in (spec.mean, spec.std))
             draws = generator(seed, "step", epoch, step)
-            yield batch._replace(images=augment(kind, batch.images, mean, std, draws))
+            batch = batch._replace(images=augment(kind, images, mean, std, draws))
+            yield mixed(batch, draws) if cutmix and draws.random() < cutmix else batch
 
     return changed
 
 
+def mixed(batch: Batch, draws: np.random.Generator) -> Batch:
+    """CutMix of a batch with float32 targets (n, K)."""
+    images, partner, share = cut_and_mix(batch.images, draws)
+    targets = batch.targets.to(images.device, non_blocking=True)
+    return batch._replace(images=images, targets=share * targets + (1 - share) * targets[partner])
+
+
 class Guide:
-    """Gives every batch of a soft recipe the loss of its epoch. ``state`` is the student's own temperature."""
+    """Gives every batch of a soft recipe the loss of its epoch. ``state`` is the student's own temperature.
+
+    Epochs of one temperature have one loss, the same object, so that steps with it can be told to be alike.
+    """
 
     def __init__(self, recipe: StudentRecipe, epochs: int, device: torch.device) -> None:
         self.recipe = recipe
         self.schedule = recipe.schedule
         self.epochs = epochs
         self.state = torch.ones((), device=device)
+        self._soft = cache(self._soft_loss)
+        self._hard = partial(smoothed_entropy, smoothing=recipe.schedule.smoothing)
 
     def over(self, soft: Batches, hard: Batches) -> Batches:
         """The soft epochs and the hard ones of the schedule."""
@@ -329,14 +361,17 @@ class Guide:
 
     def loss(self, epoch: int) -> Loss:
         """Of logits against the epoch's targets."""
+        if self.schedule.soft_epoch(epoch, self.epochs) is None:
+            return self._hard
+        return self._soft(self.schedule.temperature(self.recipe.temperature, epoch, self.epochs))
+
+    def _soft_loss(self, temperature: float) -> Loss:
         schedule = self.schedule
-        if schedule.soft_epoch(epoch, self.epochs) is None:
-            return partial(smoothed_entropy, smoothing=schedule.smoothing)
         if schedule.objective == "match":
             return partial(match_loss, weight=schedule.match_weight, smoothing=schedule.smoothing)
         return partial(
             soft_loss,
-            temperature=schedule.temperature(self.recipe.temperature, epoch, self.epochs),
+            temperature=temperature,
             student_temperature=self.state if schedule.calibrate else None,
             squared_temperature=self.recipe.squared_temperature,
         )

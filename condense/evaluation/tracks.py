@@ -28,6 +28,7 @@ from condense.errors import ConfigError, suggest
 from condense.evaluation.student import StudentRecipe
 from condense.labels import LabelConfig
 from condense.shards.codecs import CODECS
+from condense.shards.setfile import SetInfo
 from condense.training import OptimConfig
 from condense.views.augment import Augment
 from condense.views.config import ViewConfig
@@ -48,7 +49,8 @@ class Track:
     ``views`` and ``teacher_bn`` are those of the labels, ``student`` all of the recipe but network and learning rate,
     ``steps`` the optimiser steps, or ``epochs`` the passes over a set of any size. ``rates`` are searched where the
     learning rate is not known; without any, that of ``student`` is part of the protocol. ``known``: network -> rate.
-    ``network`` is the one to train if nobody says.
+    ``network`` is the one to train if nobody says. ``learned``: a set that learnt a step size with its images is
+    trained with that.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Track:
     known: Mapping[str, float]
     online: bool = False
     budget: float | None = None
+    learned: bool = False
 
     @property
     def title(self) -> str:
@@ -74,6 +77,10 @@ class Track:
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         student = {key: value for key, value in to_mapping(self.student).items() if key not in ("network", "epochs")}
         student["schedule"] = identity(self.student.schedule)
+        if not self.student.cutmix:
+            del student["cutmix"]
+        if not self.learned:
+            del plain["learned"]
         return {**plain, "views": self.views.to_dict(), "student": student, "rates": list(self.rates)}
 
     @property
@@ -103,6 +110,11 @@ class Track:
             return config
         room = int(self.budget * raw_bytes) - metadata - LABEL_FILE
         return fitted(config, room, n_items, n_classes, f"{self.name} of {raw_bytes} bytes of images")
+
+    def rate_of(self, info: SetInfo, rate: float) -> float:
+        """The learning rate for a set: ``rate``, or the step size that it learnt, where the protocol asks for that."""
+        found = info.config.get("learned")
+        return float(found["lr"]) if self.learned and isinstance(found, Mapping) and "lr" in found else rate
 
     def recipe(self, network: str, rate: float | None, n_items: int) -> StudentRecipe:
         """Of a student; ``rate`` None for the protocol's own."""
@@ -226,6 +238,68 @@ def dsa(spec: DatasetSpec) -> Track:
     )
 
 
+def idc(spec: DatasetSpec) -> Track:
+    """IDC (arXiv 2205.14959) on images of up to 64 px: flips, color, one of crop, scale and rotate, and CutMix.
+
+    The authors measure four times and print the best next to the last; here it is the last. Departs in leaving CutMix
+    in on MNIST in mosaics, and in steps of equal size.
+    """
+    return Track(
+        name="native:idc",
+        summary="IDC: SGD 0.01, 1000 epochs, hard labels, its augmentation with CutMix; network convnet3-in",
+        network="convnet3-in",
+        views=ViewConfig(crop="none", flip=0.0, batch_size=64),
+        student=StudentRecipe(
+            targets="hard",
+            optim=OptimConfig(
+                lr=0.01,
+                momentum=0.9,
+                nesterov=False,
+                weight_decay=5e-4,
+                schedule="step",
+                milestones=(666 / 1000, 833 / 1000),
+                factor=0.2,
+            ),
+            augment="idc" if mirrors(spec) else "idc-unmirrored",
+            cutmix=0.5,
+        ),
+        epochs=1000,
+        known={},
+    )
+
+
+def ncfm(spec: DatasetSpec) -> Track:
+    """NCFM (arXiv 2502.20653) on small images: the augmentation of IDC, AdamW, and a rate that is halved four times.
+
+    The authors test every 100 epochs and print the best; here it is the last.
+    """
+    plain = idc(spec)
+    optim = OptimConfig(
+        optimizer="adamw", lr=0.001, weight_decay=0.01, schedule="step", milestones=(0.2, 0.4, 0.6, 0.8), factor=0.5
+    )
+    return replace(
+        plain,
+        name="native:ncfm",
+        summary="NCFM: AdamW 0.001, 2000 epochs, hard labels, IDC's augmentation with CutMix; network convnet3-in",
+        views=replace(plain.views, batch_size=128),
+        student=replace(plain.student, optim=optim),
+        epochs=2000,
+    )
+
+
+def mtt(spec: DatasetSpec) -> Track:
+    """MTT (arXiv 2203.11932): DSA's, at the step size that was learnt with the images (0.01 where there is none).
+
+    The authors test every 100 iterations of distillation and print the best; here it is the set as it is given.
+    """
+    return replace(
+        dsa(spec),
+        name="native:mtt",
+        summary="MTT: DSA's with SGD at the step size that the set learnt, 0.01 where it has none; network convnet3-in",
+        learned=True,
+    )
+
+
 def sre2l(spec: DatasetSpec) -> Track:
     """SRe2L (arXiv 2306.13092) on images of up to 64 px: the teacher, in training mode, labels mixed views online."""
     return Track(
@@ -248,7 +322,7 @@ AUGMENTATIONS = {
     "dsa": "the augmentation of DSA instead",
     "randaugment": "RandAugment behind crops and flips",
 }
-NATIVE = {"dc": dc, "dsa": dsa, "sre2l": sre2l}
+NATIVE = {"dc": dc, "dsa": dsa, "idc": idc, "ncfm": ncfm, "mtt": mtt, "sre2l": sre2l}
 KINDS = ["hard", *(f"hard:{one}" for one in AUGMENTATIONS), "budget:1", "teacher", *(f"native:{one}" for one in NATIVE)]
 """The names of tracks; a budget may have another number."""
 

@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from condense.device import Compute
 from condense.matching.real import RealImages
+from condense.recorded import Recorded
 from condense.seeding import generator
-from condense.views.augment import Augment, Family, augment, color, crop, cutout, flip, rotate, scale
+from condense.views.augment import Augment, Family, augment, color, crop, cut_and_mix, cutout, flip, rotate, scale
 from condense.views.render import channels_last
 
 __all__ = ["OnReal", "OnSynthetic", "Step", "Training"]
@@ -29,11 +30,20 @@ class Step:
     others: Tensor | None = None
     share: float = 1.0
 
-    def loss(self, logits: Tensor) -> Tensor:
-        own = functional.cross_entropy(logits, self.targets)
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What :func:`loss_of` takes besides logits, after the images."""
         if self.others is None:
-            return own
-        return self.share * own + (1 - self.share) * functional.cross_entropy(logits, self.others)
+            return self.images, self.targets
+        shares = torch.tensor([self.share, 1 - self.share], dtype=self.images.dtype)
+        return self.images, self.targets, self.others, shares.to(self.images.device, non_blocking=True)
+
+
+def loss_of(logits: Tensor, targets: Tensor, others: Tensor | None = None, shares: Tensor | None = None) -> Tensor:
+    """Cross-entropy; with ``others`` the sum of both, each times its share."""
+    own = functional.cross_entropy(logits, targets)
+    if others is None or shares is None:
+        return own
+    return shares[0] * own + shares[1] * functional.cross_entropy(logits, others)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +86,7 @@ class OnSynthetic:
     def steps(self, number: int, around: Around) -> Iterator[Step]:
         for epoch in range(self.epochs):
             draws = generator(around.seed, "epoch on synthetic images", around.set_index, number, epoch)
-            order = torch.from_numpy(draws.permutation(len(around.items))).to(around.items.device)
+            order = torch.from_numpy(draws.permutation(len(around.items))).to(around.items.device, non_blocking=True)
             for chosen in order.split(self.batch):
                 images = augment(self.augment, around.items[chosen], around.mean, around.std, draws)
                 yield Step(images, around.targets[chosen])
@@ -116,7 +126,7 @@ class OnReal:
             chosen = order[place % a_pass * batch :][:batch]
             draws = generator(around.seed, "step on real images", around.set_index, place)
             images = each_changed(around.real.at(positions[chosen]), self.families, draws)
-            targets = torch.from_numpy(labels[chosen]).to(images.device)
+            targets = torch.from_numpy(labels[chosen]).to(images.device, non_blocking=True)
             yield cut_and_mixed(images, targets, draws) if draws.random() < self.cutmix else Step(images, targets)
 
 
@@ -129,39 +139,41 @@ def each_changed(images: Tensor, families: tuple[Family, ...], draws: np.random.
 
 
 def cut_and_mixed(images: Tensor, targets: Tensor, draws: np.random.Generator) -> Step:
-    """CutMix (arXiv 1905.04899) with one box for the batch, whose area is uniform, cut off at the border.
-
-    The share of the own class is that of the area that is left.
-    """
-    height, width = images.shape[2:]
-    side = (1 - draws.beta(1.0, 1.0)) ** 0.5
-    spans = []
-    for length in (height, width):
-        centre, half = int(draws.integers(length)), int(length * side) // 2
-        spans.append(slice(max(0, centre - half), min(length, centre + half)))
-    partner = torch.from_numpy(draws.permutation(len(images))).to(images.device)
-    mixed = images.clone()
-    mixed[..., spans[0], spans[1]] = images[partner][..., spans[0], spans[1]]
-    area = (spans[0].stop - spans[0].start) * (spans[1].stop - spans[1].start)
-    return Step(mixed, targets, targets[partner], 1 - area / (height * width))
+    """:func:`~condense.views.augment.cut_and_mix` of images, with both targets."""
+    mixed, partner, share = cut_and_mix(images, draws)
+    return Step(mixed, targets, targets[partner], share)
 
 
 class Trainer:
-    """A network with its optimiser, trained between matches. State can be taken out and put back bit by bit."""
+    """A network with its optimiser, trained between matches. State can be taken out and put back bit by bit.
+
+    On a GPU steps are recorded (:mod:`condense.recorded`).
+    """
 
     def __init__(self, network: nn.Module, training: Training, compute: Compute) -> None:
         self.network, self.training, self.compute = network, training, compute
         self.optimiser = training.optimiser(network)
+        self.recorded = Recorded(compute.torch_device)
+
+    def begin(self) -> None:
+        """Forget all steps: the network has got other weights."""
+        for held in self.optimiser.state.values():
+            if held.get("momentum_buffer") is not None:
+                held["momentum_buffer"].zero_()
 
     def advance(self, number: int, around: Around) -> None:
         self.network.train()
         for step in self.training.steps(number, around):
-            self.optimiser.zero_grad(set_to_none=True)
-            with self.compute.autocast():
-                logits = self.network(channels_last(step.images))
-            step.loss(logits.to(step.images.dtype)).backward()
-            self.optimiser.step()
+            self.recorded("step", self._take, *step.tensors())
         self.optimiser.zero_grad(set_to_none=True)
+
+    def _take(self, images: Tensor, *wanted: Tensor) -> tuple[()]:
+        self.optimiser.zero_grad(set_to_none=True)
+        with self.compute.autocast():
+            logits = self.network(channels_last(images))
+        loss_of(logits.to(images.dtype), *wanted).backward()
+        self.optimiser.step()
+        return ()
 
     def state(self) -> dict[str, Tensor]:
         held = {f"network.{name}": value for name, value in self.network.state_dict().items()}
@@ -178,5 +190,5 @@ class Trainer:
             value.copy_(state[f"network.{name}"])
         for name, parameter in self.network.named_parameters():
             if f"momentum.{name}" in state:
-                buffer = torch.empty_like(parameter).copy_(state[f"momentum.{name}"])
-                self.optimiser.state[parameter]["momentum_buffer"] = buffer
+                held = self.optimiser.state[parameter]
+                held.setdefault("momentum_buffer", torch.empty_like(parameter)).copy_(state[f"momentum.{name}"])

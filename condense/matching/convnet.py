@@ -313,8 +313,8 @@ class Fast:
         def judge(features: Tensor) -> tuple[Tensor, Tensor]:
             found = torch.stack([features[start:stop].mean(0) for start, stop in batch.bounds])
             losses, slope = matched_means(found, real)
-            sizes = torch.tensor(batch.sizes, device=slope.device)
-            return losses, slope.repeat_interleave(sizes, 0) * weights
+            sizes = torch.tensor(batch.sizes).to(slope.device, non_blocking=True)
+            return losses, slope.repeat_interleave(sizes, 0, output_size=len(features)) * weights
 
         return self.match_features(batch, judge)
 
@@ -352,9 +352,8 @@ class Fast:
     def _errors(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Derivative of each image's cross-entropy in its logits, (n, classes), and the softmax of these."""
         chances = torch.addmm(self.bias, features, self.weight.T).softmax(1)
-        errors = chances.clone()
-        errors[torch.arange(len(labels), device=labels.device), labels] -= 1
-        return errors, chances
+        classes = torch.arange(chances.shape[1], device=labels.device)
+        return chances - (labels[:, None] == classes).to(chances.dtype), chances
 
     def _maps(self, features: Tensor, traces: list[Trace]) -> Tensor:
         """Features (n, D) as the maps (n, h, w, c) that they are."""

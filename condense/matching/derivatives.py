@@ -48,7 +48,7 @@ class Batch:
         sizes = torch.tensor(self.sizes)
         labels = torch.tensor(self.labels).repeat_interleave(sizes)
         weights = (1 / sizes.to(dtype)).repeat_interleave(sizes)[:, None]
-        return labels.to(self.images.device), weights.to(self.images.device)
+        return tuple(one.to(self.images.device, non_blocking=True) for one in (labels, weights))  # type: ignore[return-value]
 
 
 class Derivatives(Protocol):

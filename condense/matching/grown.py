@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from condense.data.spec import DatasetSpec, Split
 from condense.device import Compute
 from condense.errors import ConfigError, MethodError
 from condense.files import canonical_json
-from condense.matching.between import Step, cut_and_mixed, each_changed
+from condense.matching.between import Step, cut_and_mixed, each_changed, loss_of
 from condense.matching.real import RealImages
 from condense.networks import build
 from condense.progress import Report, silent
@@ -98,6 +99,7 @@ def load_flat(network: nn.Module, flat: Tensor) -> None:
     """Put what :func:`flat_weights` gave into a network of the same kind, in place."""
     values = moving(network)
     sizes = [one.numel() for one in values]
+    flat = flat.to(values[0].device, non_blocking=True)
     if sum(sizes) != len(flat):
         raise MethodError(
             f"a snapshot has {len(flat)} numbers, but {type(network).__name__} has {sum(sizes)}; make the pool again "
@@ -146,7 +148,7 @@ def grow(
     def batches(interval: int, first_step: int) -> Iterator[Batch]:
         first, last = interval * growth.every + first_step, (interval + 1) * growth.every
         for step in steps(real, positions, labels, growth, first, last):
-            yield Batch(step.images, step.targets, loss=lambda logits, _, step=step: step.loss(logits))  # type: ignore[misc]
+            yield Batch(step.images, step.targets, loss=None if step.others is None else partial(mixed_loss, step))
 
     fit(
         network,
@@ -162,6 +164,10 @@ def grow(
         listener=watcher,
     )
     return Grown(growth.network, watcher.state.numpy())
+
+
+def mixed_loss(step: Step, logits: Tensor, _targets: Tensor) -> Tensor:
+    return loss_of(logits, *step.tensors()[1:])
 
 
 def steps(
@@ -185,7 +191,7 @@ def steps(
         if growth.one_of:
             families = (*families, growth.one_of[draws.integers(len(growth.one_of))])
         images = each_changed(real.at(chosen), families, draws)
-        targets = torch.from_numpy(labels[chosen].astype(np.int64)).to(images.device)
+        targets = torch.from_numpy(labels[chosen].astype(np.int64)).to(images.device, non_blocking=True)
         yield cut_and_mixed(images, targets, draws) if draws.random() < growth.cutmix else Step(images, targets)
 
 

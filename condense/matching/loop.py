@@ -27,7 +27,7 @@ from condense.matching.characteristic import Spectral, Spectrum, Waves
 from condense.matching.convnet import PIECE, Fast, has_fast_form, image_bytes
 from condense.matching.derivatives import Batch, Derivatives, Gradients, Judge, Plain
 from condense.matching.distances import DISTANCES, DistanceName
-from condense.matching.grown import Grown, Stock, Taken, load_flat
+from condense.matching.grown import Grown, Stock, Taken, flat_weights, load_flat
 from condense.matching.mover import Mover, PixelOptim
 from condense.matching.real import Alike, RealImages, batch_of
 from condense.networks import Network, batchnorm_layers, build
@@ -233,7 +233,10 @@ class _Run:
             if self.member.settles and not known:
                 self._settle(int(drawn))
         else:
-            self.member = self._made(network)
+            drawn_weights = flat_weights(network_of(self.problem, network))
+            self.member = self._loaded("fresh", network, drawn_weights)
+            if self.member.trainer is not None:
+                self.member.trainer.begin()
 
     def train(self, number: int) -> None:
         """Train the network, unless match ``number`` was its last."""
@@ -299,11 +302,8 @@ class _Run:
         labels = self.problem.classes[classes]
         values = self.canvas.values[:, classes].detach().requires_grad_()
         images = self.canvas.decode(values).transpose(0, 1)
-        shown = [
-            self._alike(self._some(own, label, number), label, number, purpose)
-            for own, label in zip(images, labels, strict=True)
-        ]
-        batch = batch_of(shown, labels)
+        some = [self._some(own, label, number) for own, label in zip(images, labels, strict=True)]
+        batch = self._alike(batch_of(some, labels), number, purpose)
         return Batch(batch.images.detach(), batch.labels, batch.sizes), batch.images, values
 
     def _match(self, number: int, classes: slice) -> tuple[Tensor, Tensor]:
@@ -334,12 +334,16 @@ class _Run:
         if not 0 < most < len(images):
             return images
         draws = generator(self.problem.seed, "synthetic batch", self.problem.set_index, number, label)
-        return images[torch.from_numpy(draws.choice(len(images), most, replace=False)).to(images.device)]
+        chosen = torch.from_numpy(draws.choice(len(images), most, replace=False))
+        return images[chosen.to(images.device, non_blocking=True)]
 
-    def _alike(self, images: Tensor, label: int, number: int, purpose: str = "siamese") -> Tensor:
+    def _alike(self, batch: Batch, number: int, purpose: str = "siamese") -> Batch:
         if self.matching.alike is None:
-            return images
-        return self.matching.alike(images, generator(self.problem.seed, purpose, self.problem.set_index, number, label))
+            return batch
+        seed, set_index = self.problem.seed, self.problem.set_index
+        return self.matching.alike(
+            batch, [generator(seed, purpose, set_index, number, label) for label in batch.labels]
+        )
 
     def _real_side(self, number: int, classes: slice) -> RealSide:
         """Of real images of some classes; of a pool's member, or a snapshot that nothing changes, always the same."""
@@ -360,8 +364,7 @@ class _Run:
         found: list[Sequence[Tensor]] = []
         at_once = len(labels) if self.member.shares else max(1, self.piece // count)
         for some in parts(len(labels), at_once):
-            drawn = [self._alike(self._drawn(label, count, purpose, drawn_by), label, number) for label in labels[some]]
-            batch = batch_of(drawn, labels[some])
+            batch = self._alike(self._drawn(labels[some], count, purpose, drawn_by), number)
             if self.spectral is not None:
                 found.append(self.spectral.of(self.member.derivatives.features(batch), batch.bounds))
             elif self.matching.what == "features":
@@ -373,19 +376,19 @@ class _Run:
             return joined[0], joined[1]
         return joined[0] if self.matching.what == "features" else joined
 
-    def _drawn(self, label: int, count: int, purpose: str, drawn_by: int) -> Tensor:
-        """Real images of a class."""
+    def _drawn(self, labels: Sequence[int], count: int, purpose: str, drawn_by: int) -> Batch:
+        """Real images of some classes."""
         if self.matching.first:
-            return self.real.first(label, count)
-        return self.real.draw(label, count, purpose, self.problem.set_index, drawn_by, seed=self.problem.seed)
+            return self.real.first(labels, count)
+        return self.real.draw(labels, count, purpose, self.problem.set_index, drawn_by, seed=self.problem.seed)
 
     def _settle(self, number: int) -> None:
         """Let batch norm see real images of all classes, and then use what it has kept of them."""
         key_ = ("images for batch norm", self.problem.set_index, number)
-        seen = [self.real.draw(label, BN_IMAGES, *key_, seed=self.problem.seed) for label in self.problem.classes]
+        seen = self.real.draw(self.problem.classes, BN_IMAGES, *key_, seed=self.problem.seed).images
         self.member.network.train()
         with torch.no_grad(), self.compute.autocast():
-            self.member.network(torch.cat(seen))
+            self.member.network(seen)
         for layer in batchnorm_layers(self.member.network):
             layer.eval()
 
@@ -436,7 +439,9 @@ def calibrated(network: nn.Module, batch: Batch, weight: float) -> Judge:
             losses = torch.stack(
                 [
                     weight
-                    * functional.cross_entropy(logits[start:stop], torch.full((stop - start,), label).to(leaf.device))
+                    * functional.cross_entropy(
+                        logits[start:stop], leaf.new_full((stop - start,), label, dtype=torch.int64)
+                    )
                     for label, (start, stop) in zip(batch.labels, batch.bounds, strict=True)
                 ]
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,9 +15,13 @@ from condense.errors import DataError
 from condense.matching.derivatives import Batch
 from condense.seeding import generator
 from condense.selection import members_of
+from condense.selection.picking import Indices
 from condense.views.augment import Family, siamese
 
 __all__ = ["Alike", "RealImages"]
+
+RESIDENT = 2**31
+"""Bytes of training images that are kept on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,21 +34,39 @@ class Alike:
     families: tuple[Family, ...]
     one: bool
 
-    def __call__(self, images: Tensor, draws: np.random.Generator) -> Tensor:
-        """Normalised images (n, C, H, W), changed. Generators of one key change any number of images alike."""
-        chosen = [self.families[draws.integers(len(self.families))]] if self.one else self.families
-        return siamese(images, chosen, draws)
+    def __call__(self, batch: Batch, generators: Sequence[np.random.Generator]) -> Batch:
+        """The normalised images of a batch, changed, those of each class by its generator.
+
+        Generators of one key change any number of images alike.
+        """
+        if not self.one:
+            return replace(batch, images=siamese(batch.images, self.families, generators, batch.sizes))
+        chosen = [self.families[draws.integers(len(self.families))] for draws in generators]
+        parts = list(batch.images.split(batch.sizes))
+        for family in dict.fromkeys(chosen):
+            own = [number for number, one in enumerate(chosen) if one == family]
+            sizes = [batch.sizes[number] for number in own]
+            together = torch.cat([parts[number] for number in own])
+            changed = siamese(together, [family], [generators[number] for number in own], sizes)
+            for number, part in zip(own, changed.split(sizes), strict=True):
+                parts[number] = part
+        return replace(batch, images=torch.cat(parts))
 
 
 class RealImages:
     """The training images of ``classes``. Raises `DataError` for a class without any.
 
-    ``like``: a tensor of the dtype, and on the device, that images are wanted with.
+    ``like``: a tensor of the dtype, and on the device, that images are wanted with. On a GPU the bytes of all images
+    lie there, unless they are more than :data:`RESIDENT`.
     """
 
     def __init__(self, train: Split, spec: DatasetSpec, classes: Sequence[int], like: Tensor) -> None:
         labels = np.asarray(train.labels)
         self.images, self.spec, self.like = train.images, spec, like
+        self.resident: Tensor | None = None
+        if like.is_cuda and self.images.nbytes <= RESIDENT:
+            self.resident = torch.from_numpy(np.ascontiguousarray(self.images)).to(like.device)
+        self.mean, self.std = (like.new_tensor(each).view(-1, 1, 1) for each in (spec.mean, spec.std))
         self.members = {label: members_of(labels, label) for label in classes}
         for label, members in self.members.items():
             if not len(members):
@@ -52,25 +74,35 @@ class RealImages:
                     f'class "{spec.classes[label]}" of {spec.name} has no training images to match; leave it out'
                 )
 
-    def draw(self, label: int, count: int, *key: int | str, seed: int) -> Tensor:
-        """``count`` different random images of a class, or all that there are: normalised (n, C, H, W).
+    def draw(self, labels: Sequence[int], count: int, *key: int | str, seed: int) -> Batch:
+        """``count`` different random images of each class, or all that there are, normalised.
 
-        The draw is keyed by ``key``, a purpose and numbers, and the class.
+        The draws are keyed by ``key``, a purpose and numbers, and the class.
         """
         purpose, *numbers = key
-        members = self.members[label]
-        random = generator(seed, str(purpose), *map(int, numbers), label)
-        chosen = random.choice(len(members), count, replace=False) if count < len(members) else slice(None)
-        return self.at(np.sort(members[chosen]))
+        picks = []
+        for label in labels:
+            members = self.members[label]
+            random = generator(seed, str(purpose), *map(int, numbers), label)
+            chosen = random.choice(len(members), count, replace=False) if count < len(members) else slice(None)
+            picks.append(np.sort(members[chosen]))
+        return self._batch(picks, labels)
 
-    def first(self, label: int, count: int) -> Tensor:
-        """The first ``count`` images of a class, or all that there are: normalised (n, C, H, W)."""
-        return self.at(self.members[label][:count])
+    def first(self, labels: Sequence[int], count: int) -> Batch:
+        """The first ``count`` images of each class, or all that there are, normalised."""
+        return self._batch([self.members[label][:count] for label in labels], labels)
 
-    def at(self, positions: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
+    def _batch(self, picks: Sequence[Indices], labels: Sequence[int]) -> Batch:
+        return Batch(self.at(np.concatenate(picks)), tuple(labels), tuple(map(len, picks)))
+
+    def at(self, positions: Indices) -> Tensor:
         """The images at these positions of the training set, normalised."""
-        pixels = to_pixels(np.asarray(self.images[positions])).to(self.like.device)
-        return normalise(pixels, self.spec).to(self.like.dtype)
+        if self.resident is None:
+            pixels = to_pixels(np.asarray(self.images[positions])).to(self.like.device, non_blocking=True)
+            return normalise(pixels, self.spec).to(self.like.dtype)
+        chosen = torch.from_numpy(positions).to(self.like.device, non_blocking=True)
+        scaled = self.resident.index_select(0, chosen).permute(0, 3, 1, 2).float() / 255
+        return ((scaled - self.mean.float()) / self.std.float()).to(self.like.dtype)
 
 
 def batch_of(parts: Sequence[Tensor], labels: Sequence[int]) -> Batch:

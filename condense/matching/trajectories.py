@@ -168,7 +168,7 @@ class _Run:
         draws = generator(self.problem.seed, "expert and start", self.problem.set_index, number)
         expert, epoch = int(draws.integers(len(self.experts))), int(draws.integers(self.following.max_start))
         start, goal = (
-            self.experts.at(expert, at).to(self.canvas.values.device, self.canvas.values.dtype)
+            self.experts.at(expert, at).to(self.canvas.values.device, self.canvas.values.dtype, non_blocking=True)
             for at in (epoch, epoch + self.following.ahead)
         )
         items = self.canvas.images().flatten(0, 1).detach()
@@ -185,7 +185,7 @@ class _Run:
             if step % a_pass == 0:
                 key = (self.problem.set_index, number, step // a_pass)
                 order = torch.from_numpy(generator(self.problem.seed, "student order", *key).permutation(count))
-            chosen = order[step % a_pass * batch :][:batch].to(self.canvas.values.device)
+            chosen = order[step % a_pass * batch :][:batch].to(self.canvas.values.device, non_blocking=True)
             yield Lesson(chosen, partial(self._change, number, step))
 
     def _change(self, number: int, step: int, images: Tensor) -> Tensor:

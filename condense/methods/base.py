@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -230,6 +230,10 @@ class Method(ABC):
         """Rows of each class in a set that may take the space of ``ipc`` images per class; more ``ipc``, no fewer."""
         return ipc
 
+    def blocks(self, slots: int, most: int) -> Iterable[Sequence[int]]:
+        """The slots of each job, at most so many in one."""
+        return slot_blocks(slots, most)
+
     def jobs(self, spec: DatasetSpec, ipc: int, set_index: int, seed: int) -> list[SynthesisJob]:
         """The jobs of a set of ``ipc`` images per class: those of a smaller set, and some more.
 
@@ -237,8 +241,8 @@ class Method(ABC):
         """
         chunk = min(self.sizes.classes, spec.n_classes)
         return [
-            SynthesisJob(spec=spec, set_index=set_index, seed=seed, slots=slots, classes=tuple(classes))
-            for slots in slot_blocks(self.slots(spec, ipc), max(1, self.sizes.images // chunk))
+            SynthesisJob(spec=spec, set_index=set_index, seed=seed, slots=tuple(slots), classes=tuple(classes))
+            for slots in self.blocks(self.slots(spec, ipc), max(1, self.sizes.images // chunk))
             for classes in chunks(range(spec.n_classes), chunk)
         ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
@@ -16,8 +16,8 @@ from condense.data.spec import DatasetSpec, Split
 from condense.device import Compute
 from condense.errors import ConfigError, MethodError
 from condense.inversion import AdamConfig, Problem, Stage, invert, together
-from condense.methods.base import Canvas, JobSizes, Method, Needs, Precomputed, Rows, SynthesisJob
-from condense.methods.parts.settings import ViewChanges
+from condense.methods.base import Canvas, JobSizes, Method, Needs, Precomputed, Rows, SynthesisJob, chunks
+from condense.methods.parts.settings import BLOCKS, Blocks, ViewChanges
 from condense.methods.recovery import published_roll
 from condense.methods.sre2l import LARGEST_WHOLE
 from condense.objectives import BatchNormDistance, CrossEntropy
@@ -26,6 +26,7 @@ from condense.selection import pick_random
 from condense.teachers import Teacher
 from condense.teachers.feeding import fed_by
 from condense.teachers.taps import TappedNetwork
+from condense.views.config import check_choice
 from condense.views.recovery import RecoveryViews
 
 __all__ = ["Infer", "InferConfig", "InferDyn"]
@@ -71,6 +72,7 @@ class InferConfig:
     job_images: int = field(
         default=100, metadata={"help": "most images optimised at once, in batches of all classes; memory grows with it"}
     )
+    blocks: Blocks = field(default="nested", metadata=BLOCKS)
 
     def __post_init__(self) -> None:
         for name in ("compensators", "steps", "job_images"):
@@ -81,6 +83,7 @@ class InferConfig:
         for name in ("alpha_bn", "first_bn"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
+        check_choice("blocks", self.blocks, get_args(Blocks))
         if self.unit not in get_args(Unit):
             raise ConfigError(f'unit is "{self.unit}"; expected one of {", ".join(get_args(Unit))}')
 
@@ -136,6 +139,9 @@ class Infer(Method):
     def published_labels(self) -> Mapping[str, Any]:
         """Those of the authors' CIFAR script."""
         return {**CIFAR_LABELS, "codec": "static", "epochs": IMAGE_EPOCHS}
+
+    def blocks(self, slots: int, most: int) -> Iterable[Sequence[int]]:
+        return chunks(range(slots), most) if self.config.blocks == "whole" else super().blocks(slots, most)
 
     def slots(self, spec: DatasetSpec, ipc: int) -> int:
         """K: real images of each class. 0 where not even one fits with its compensators."""

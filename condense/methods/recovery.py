@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -104,6 +104,9 @@ class RecoveryMethod(Method):
         if given.voting == "equal" or not given.priors:
             return ()
         return tuple(round(float(share), 6) for share in softmax(given.priors, given.label_temperature))
+
+    def blocks(self, slots: int, most: int) -> Iterable[Sequence[int]]:
+        return chunks(range(slots), most) if self.config.blocks == "whole" else super().blocks(slots, most)
 
     def jobs(self, spec: DatasetSpec, ipc: int, set_index: int, seed: int) -> list[SynthesisJob]:
         if self.config.batch == "slot":

@@ -40,21 +40,33 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Network):
-    """Width 1.0; features are (N, 1280)."""
+    """Features are (N, 1280) at width 1; with another width all layers have as many times the channels."""
 
-    def __init__(self, shape: InputShape, n_classes: int) -> None:
+    def __init__(self, shape: InputShape, n_classes: int, *, width: float = 1.0) -> None:
         super().__init__()
-        layers: list[nn.Module] = [conv_norm(shape.channels, 32, stride=1 if shape.is_small else 2)]
-        channels = 32
-        for number, (expansion, width, depth, stride) in enumerate(_STAGES):
+        channels = scaled(32, width)
+        layers: list[nn.Module] = [conv_norm(shape.channels, channels, stride=1 if shape.is_small else 2)]
+        for number, (expansion, full, depth, stride) in enumerate(_STAGES):
             first = 1 if number == 1 and shape.is_small else stride
             for index in range(depth):
                 step = first if index == 0 else 1
-                layers.append(InvertedResidual(channels, width, expansion=expansion, stride=step))
-                channels = width
-        self.layers = nn.Sequential(*layers, conv_norm(channels, 1280, 1))
-        self.classifier = nn.Linear(1280, n_classes)
+                layers.append(InvertedResidual(channels, scaled(full, width), expansion=expansion, stride=step))
+                channels = scaled(full, width)
+        last = scaled(1280, width)
+        self.layers = nn.Sequential(*layers, conv_norm(channels, last, 1))
+        self.classifier = nn.Linear(last, n_classes)
         kaiming(self)
 
     def features(self, images: Tensor) -> Tensor:
         return global_average(self.layers(images))
+
+
+def scaled(channels: int, width: float) -> int:
+    """So many times the channels, in whole eights, and no fewer than 90 % of that (the paper's rule).
+
+    >>> [scaled(channels, 0.25) for channels in (16, 24, 96, 1280)]
+    [8, 8, 24, 320]
+    """
+    wanted = channels * width
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * wanted else rounded + 8

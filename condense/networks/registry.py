@@ -50,6 +50,7 @@ NETWORKS: dict[str, NetworkEntry] = {
     "resnet18": NetworkEntry("ResNet-18, small stem up to 64 px", resnet18),
     "resnet50": NetworkEntry("ResNet-50, small stem up to 64 px", resnet50),
     "mobilenetv2": NetworkEntry("MobileNetV2 for small images", MobileNetV2),
+    "mobilenetv2-w25": NetworkEntry("the same with a quarter of the channels", partial(MobileNetV2, width=0.25)),
     "shufflenetv2": NetworkEntry("ShuffleNetV2 of width 0.5, small stem up to 64 px", ShuffleNetV2),
     "vgg11": NetworkEntry("VGG-11 with batch norm and one linear layer", VGG11),
     "vit": NetworkEntry("vision transformer, 6 layers of dimension 192, no batch norm", ViT),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from condense.data import Data, DatasetSpec, open_data
 from condense.data.handover import reopen, shelve
@@ -99,7 +102,8 @@ class Context:
         from condense.pipeline.workers import WORKERS
 
         self._check_same_kind(task)
-        WORKERS[task.kind](task, inputs, desk, replace(self, report=desk.report))
+        with device_peak(self.compute, desk.report):
+            WORKERS[task.kind](task, inputs, desk, replace(self, report=desk.report))
 
     def _check_same_kind(self, task: Task) -> None:
         here = self.compute.identity()
@@ -150,6 +154,18 @@ def at_work(values: Mapping[str, Any]) -> Context:
             data = reopen(DatasetSpec.from_dict(one["spec"]), Path(one["folder"]))
             context.opened[DataRequest(**one["request"])] = data
     return context
+
+
+@contextmanager
+def device_peak(compute: Compute, report: Report) -> Iterator[None]:
+    """On a GPU, report at the end the most bytes that tensors took there meanwhile: in the event log it is told with
+    the job."""
+    if compute.torch_device.type != "cuda":
+        yield
+        return
+    torch.cuda.reset_peak_memory_stats(compute.torch_device)
+    yield
+    report("memory", 1, 1, {"device bytes": float(torch.cuda.max_memory_allocated(compute.torch_device))})
 
 
 def spec_digest(spec: DatasetSpec) -> str:

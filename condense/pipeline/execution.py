@@ -21,7 +21,8 @@ class Execution:
 
     workers: processes of this machine; None for this very process. With Ray the most jobs at a time; None for as many
         as its machines have room for.
-    gpus: the GPUs that the workers take in turn, by the numbers PyTorch gives them here. Ray hands out its own.
+    gpus: the GPUs that the workers take in turn, by the numbers PyTorch gives them here: with more workers than GPUs
+        several share one, whose memory has to do for all. Ray hands out its own.
     share: slice i of n, see :func:`condense.engine.plan.share_of`.
     memory: bytes that a worker may hold; a job that needs more is done in smaller parts, or refused.
     time_limit: seconds after which running jobs are asked to leave a checkpoint, and the run ends.

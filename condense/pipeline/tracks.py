@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from condense.data import Data
 from condense.dataset import load
@@ -62,12 +63,23 @@ class OnTrack:
 
     def labelled(self, given: Sequence[Given]) -> list[Given]:
         """The same images with the track's labels."""
-        jobs = [
-            relabelled_job(one.path, one.dataset.info, self.labels_of(one), self.labellers, self.context, self.request)
-            for one in given
-        ]
+        jobs = self.label_jobs(given)
         folders = run_all(lambda: jobs, self.context, what="sets with the labels of the track")
         return [Given(folder, load(folder), one.index) for folder, one in zip(folders, given, strict=True)]
+
+    def label_jobs(self, given: Sequence[Given], **departures: Any) -> list[Job]:
+        """The jobs of that; ``departures``: settings of the labels that are not to be the track's."""
+        return [
+            relabelled_job(
+                one.path,
+                one.dataset.info,
+                replace(self.labels_of(one), **departures),
+                self.labellers,
+                self.context,
+                self.request,
+            )
+            for one in given
+        ]
 
     def chosen(self, name: str, given: Sequence[Given]) -> list[Given]:
         """Real images chosen by a method, with the track's labels."""
@@ -108,7 +120,7 @@ class OnTrack:
         """The jobs of the students of one set."""
         return students_jobs(
             one.path,
-            self.track.recipe(network, rate, len(one.dataset)),
+            self.track.recipe(network, self.track.rate_of(one.dataset.info, rate), len(one.dataset)),
             seeds,
             one.index,
             self.context,

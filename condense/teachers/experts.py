@@ -189,10 +189,10 @@ def expert_batches(data: Data, recipe: ExpertRecipe, compute: Compute) -> Batche
         order = seeding.generator(recipe.seed, "expert order", epoch).permutation(count)
         for step in range(first_step, len(bounds) - 1):
             chosen = order[bounds[step] : bounds[step + 1]]
-            images = normalise(to_pixels(data.train.images[chosen]).to(device), spec)
+            images = normalise(to_pixels(data.train.images[chosen]).to(device, non_blocking=True), spec)
             draws = seeding.generator(recipe.seed, "expert augmentation", epoch, step)
             changed = channels_last(augment(recipe.augment, images, mean, std, draws))
-            yield Batch(changed, torch.from_numpy(labels[chosen]).to(device))
+            yield Batch(changed, torch.from_numpy(labels[chosen]).to(device, non_blocking=True))
 
     return batches
 

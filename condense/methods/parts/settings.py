@@ -13,11 +13,28 @@ from condense.starts import STARTS, PatchConfig
 from condense.views.config import check_choice, check_fraction, check_integer
 from condense.views.recovery import RecoveryViews
 
-__all__ = ["Batch", "MaskConfig", "PerturbConfig", "RecoveryConfig", "ResidualConfig", "ViewChanges"]
+__all__ = [
+    "BLOCKS",
+    "Batch",
+    "Blocks",
+    "MaskConfig",
+    "PerturbConfig",
+    "RecoveryConfig",
+    "ResidualConfig",
+    "ViewChanges",
+]
 
 Start = Literal["noise", "real", "easy", "critical", "median"]
 Batch = Literal["slot", "class", "all"]
+Blocks = Literal["nested", "whole"]
 ClassVariance = Literal["class", "image"]
+
+
+BLOCKS = {
+    "help": "slots done at once: those that a larger set begins with as well (nested), or as many of the set as "
+    "job_images allows (whole), which is faster on a GPU",
+    **LATER,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +165,10 @@ class RecoveryConfig:
         default=100, metadata={"help": "most images optimised at once, as several batches; memory grows with it"}
     )
 
+    blocks: Blocks = field(default="nested", metadata=BLOCKS)
+
     def __post_init__(self) -> None:
+        check_choice("blocks", self.blocks, get_args(Blocks))
         for name in ("steps", "batch_classes", "job_images"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
