@@ -149,11 +149,13 @@ def train(
     data: Source | None = None,
     teachers: Sequence[Path | str] = (),
     settings: Mapping[str, Any] | None = None,
+    quick: bool = False,
     machine: Machine = Machine(),
     quiet: bool = False,
 ) -> TrainOutcome:
     """Train one network on a set and write its weights to ``out``; with ``data`` also measure it.
 
+    ``quick``: for seconds only; the file says so.
     ``teachers`` are only needed for a set that stores no soft labels and names its teachers instead.
     """
     recipe = from_mapping(StudentRecipe, merge(settings or {}, {"network": student}), "student")
@@ -166,6 +168,7 @@ def train(
             seed=seed,
             data=_request(data),
             teachers=[Path(one) for one in teachers],
+            quick=quick,
         )
 
 

@@ -101,6 +101,10 @@ class LanedReport(ABC):
         self.stages.close_lane(name)
 
     @abstractmethod
+    def note(self, line: str) -> None:
+        """Say ``note: line`` once, at once."""
+
+    @abstractmethod
     def draw(self, stage: str, done: int, total: int, figures: Mapping[str, float], lane: str = "") -> None: ...
 
 
@@ -112,6 +116,10 @@ class LineReport(LanedReport):
         self.every_s = every_s
         self.stages = Stages(clock)
         self.due = clock() + min(FIRST_LINE_AFTER_S, every_s)
+
+    def note(self, line: str) -> None:
+        self.stream.write(f"note: {line}\n")
+        self.stream.flush()
 
     def draw(self, stage: str, done: int, total: int, figures: Mapping[str, float], lane: str = "") -> None:
         now = self.stages.clock()
@@ -137,6 +145,9 @@ class BarReport(LanedReport):
     def end_lane(self, name: str) -> None:
         super().end_lane(name)
         self._show_open()
+
+    def note(self, line: str) -> None:
+        self._leave_line(f"note: {line}")
 
     def draw(self, stage: str, done: int, total: int, figures: Mapping[str, float], lane: str = "") -> None:
         current = self.stages.at(stage, done, lane)

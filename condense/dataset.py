@@ -102,9 +102,10 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
 
     def __repr__(self) -> str:
         height, width, channels = self.spec.image_shape
+        labels = "classes alone as labels" if self.only_hard else f"{self.epochs} labelled epochs"
         return (
             f'DistilledDataset("{self.info.name}": {len(self)} items of {height}x{width}x{channels}, '
-            f"{len(self.classes)} classes, {self.epochs} labelled epochs)"
+            f"{len(self.classes)} classes, {labels})"
         )
 
     def __len__(self) -> int:
@@ -154,7 +155,7 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
 
     @property
     def epochs(self) -> int:
-        """How many labelled epochs the set has; 0 without soft labels."""
+        """How many epochs of views the set has: labelled, unless it has classes alone; 0 without a label file."""
         return self.files.labels[0].epochs if self.files.labels else 0
 
     @property
@@ -187,12 +188,12 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
     @property
     def asks_teachers(self) -> bool:
         """Whether soft labels are not stored, but asked of the teachers that the set names."""
-        return bool(self.files.labels) and self.codec.online and bool(self.label_file().teachers)
+        return self.files.label_kind == "asked"
 
     @property
     def only_hard(self) -> bool:
         """Whether there are classes and no soft labels, neither stored nor to be asked for."""
-        return not self.files.labels or (self.codec.online and not self.label_file().teachers)
+        return self.files.label_kind == "classes"
 
     @property
     def codec(self) -> Codec:

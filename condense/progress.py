@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-__all__ = ["Report", "end_lane", "lane", "silent"]
+__all__ = ["Report", "end_lane", "lane", "note", "silent"]
 
 
 class Report(Protocol):
@@ -26,6 +26,13 @@ def lane(report: Report, name: str) -> Report:
     """A report of its own for one of several things done at the same time, where ``report`` can tell them apart."""
     make: Callable[[str], Report] | None = getattr(report, "lane", None)
     return report if make is None else make(name)
+
+
+def note(report: Report, line: str) -> None:
+    """Say something once that the person at work should know, where ``report`` can say it."""
+    say: Callable[[str], None] | None = getattr(report, "note", None)
+    if say is not None:
+        say(line)
 
 
 def end_lane(report: Report, name: str) -> None:

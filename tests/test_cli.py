@@ -28,7 +28,7 @@ from condense.console import BarReport, LineReport, drawn, duration, shown
 from condense.engine.events import finished_jobs
 from condense.errors import CondenseError
 from condense.files import bytes_in_words
-from condense.progress import silent
+from condense.progress import note, silent
 
 ROOT = Path(__file__).parent.parent
 
@@ -353,6 +353,19 @@ def test_a_terminal_gets_bars_and_quiet_gets_nothing() -> None:
         assert report is silent
 
 
+def test_notes_are_lines_at_once() -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    stream = io.StringIO()
+    note(LineReport(stream, every_s=1e9), "3 files [bold] were passed over")
+    note(
+        BarReport(Progress(console=Console(file=stream, width=20), auto_refresh=False)), "wide [bold] lines stay whole"
+    )
+    note(silent, "nothing of this")
+    assert stream.getvalue() == "note: 3 files [bold] were passed over\nnote: wide [bold] lines stay whole\n"
+
+
 def test_numbers_are_short() -> None:
     assert shown({"loss": 3.2149, "accuracy": 0.5, "epoch": 12000}) == ["loss 3.21", "accuracy 0.5", "epoch 12000"]
     assert [duration(s) for s in (3, 99, 150, 9000)] == ["3 s", "99 s", "2 min", "2.5 h"]
@@ -464,7 +477,8 @@ def distilling(*words: object, **options: object) -> list[object]:
         (distilling("--set", "teacher.network=resnet2"), 'did you mean "resnet'),
         (distilling("--config", "missing.yaml"), "recipe missing.yaml does not exist"),
         (distilling("--config", "bad.yaml"), "recipe bad.yaml is not valid YAML"),
-        (distilling("--teacher", "nowhere"), "nowhere"),
+        (distilling("--teacher", "nowhere"), "nowhere is not a teacher"),
+        (distilling("--teacher", "nowhere", **{"--method": "cv-dd"}), "nowhere is not a teacher"),
         (distilling("--device", "gpu"), 'device "gpu"'),
         (distilling("--precision", "half"), 'precision is "half"'),
         (distilling("--threads", 0), "threads must be at least 1"),
@@ -573,6 +587,44 @@ def test_a_full_disk_ends_in_one_line_and_keeps_what_was_finished(
     assert (teacher / "weights.safetensors").stat().st_mtime_ns == written
 
 
+def test_a_set_that_is_no_smaller_than_the_data_is_made_with_a_note(photos: Path) -> None:
+    small = ("--set", "steps=1", "--set", "labels.epochs=1", "--method", "cda")
+    for ipc, noted in ((9, False), (10, True)):  # 12 pictures of a class, of which 2 are held out
+        said = distill(photos, *small, "--ipc", ipc, "--out", f"made-{ipc}").stderr.splitlines()
+        notes = [line for line in said if line.startswith("note: ")]
+        assert bool(notes) == noted
+    assert notes == [
+        'note: ipc is 10, but class "circle" of imagefolder:photos has 10 training images: the set would be no smaller '
+        "than the data it stands for; an ipc below 10 makes sense"
+    ]
+    line = distill(photos, "--method", "random", "--ipc", 11, "--out", "made", code=2).stderr.splitlines()[-1]
+    assert line.startswith("error: random needs 11 real images per class")
+
+
+def test_files_that_are_no_images_are_noted_once(photos: Path) -> None:
+    (photos / "cross" / "README.txt").write_text("about these pictures")
+    line = f"note: 1 file that is no image was passed over in {photos}: cross/README.txt"
+    assert distill(photos, "--method", "random", "--out", "made").stderr.splitlines().count(line) == 1
+    assert run("data", "show", f"imagefolder:{photos}").stderr.splitlines() == [line]
+    assert "note" not in run("data", "show", f"imagefolder:{photos}", "--quiet").stderr
+
+
+def test_what_is_made_one_after_the_other_has_names(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def line(report: LineReport, stage: str, done: int, total: int, figures: object, lane: str = "") -> None:
+        if not lane and stage not in seen:
+            seen.append(stage)
+
+    monkeypatch.setattr(LineReport, "draw", line)
+    distill(photos, "--method", "cda", "--out", "made")
+    assert [stage for stage in seen if "image" not in stage] == ["teachers", "jobs"]
+    seen.clear()
+    small = ("--student", "convnet1-w4-bn", "--quick", "--threads", 1)
+    run("evaluate", "made", "--data", f"imagefolder:{photos}", *small, "--against", "random,k-center")
+    assert [stage for stage in seen if "image" not in stage] == ["jobs for random", "jobs for k-center", "students"]
+
+
 SHORT = {
     "data": "fashion-mini",
     "method": "cda",
@@ -586,9 +638,17 @@ SHORT = {
 def test_the_demo_shows_a_table_and_runs_again_without_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("condense.cli.demo.RECIPE", SHORT)
     monkeypatch.setattr("condense.cli.demo.STUDENT", "convnet2-w8-bn")
+    (tmp_path / "nobodys").mkdir()
+    for name in ("condense", "activate"):
+        (tmp_path / "nobodys" / name).touch()
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "nobodys" / "condense")])
     first = run("demo", "--threads", 1)
     assert "undecided against random" in first.stdout or "random by" in first.stdout
     assert {path.name for path in (tmp_path / "demo").iterdir()} == {"set", "grid.png", "results.jsonl"}
+    assert "\n  nobodys/condense evaluate demo/set --against random\n" in first.stdout
+    assert first.stdout.splitlines()[-1] == (
+        "the command is nobodys/condense; after `source nobodys/activate` it is condense"
+    )
 
     def broken(*arguments: object, **options: object) -> None:
         raise AssertionError("nothing was left to do")

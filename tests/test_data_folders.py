@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from condense.console import LineReport
 from condense.data import Data, open_data, seen
 from condense.errors import ConfigError, DataError
 
@@ -84,6 +86,35 @@ def test_litter_and_notes_are_passed_over(folder: Path) -> None:
     assert opened(folder).spec == before
 
 
+class Notes(LineReport):
+    """What is said once."""
+
+    def __init__(self) -> None:
+        super().__init__(io.StringIO(), every_s=1e9)
+
+    @property
+    def lines(self) -> list[str]:
+        assert isinstance(self.stream, io.StringIO)
+        return self.stream.getvalue().splitlines()
+
+
+def test_files_that_are_no_images_are_passed_over_and_counted(folder: Path) -> None:
+    before, notes = opened(folder, report=(clean := Notes())).spec, Notes()
+    assert clean.lines == []
+    (folder / "train" / "cat" / "README.txt").write_text("about these pictures")
+    assert opened(folder, report=notes).spec == before
+    assert notes.lines == [f"note: 1 file that is no image was passed over in {folder}: train/cat/README.txt"]
+    (folder / "train" / "dog" / "below").mkdir()
+    for place in ("train/dog/.DS_Store", "train/dog/below/Thumbs.db", "test/dog/labels.csv", "test/dog/no_suffix"):
+        (folder / place).write_bytes(b"")
+    again = Notes()
+    assert opened(folder, report=again).spec == before
+    assert again.lines == [
+        f"note: 5 files that are no images were passed over in {folder}: train/cat/README.txt, train/dog/.DS_Store, "
+        "train/dog/below/Thumbs.db, ..."
+    ]
+
+
 def test_images_are_found_at_any_depth(folder: Path) -> None:
     (folder / "train" / "cat" / "more").mkdir()
     Image.new("L", (10, 10), 9).save(folder / "train" / "cat" / "more" / "x.png")
@@ -126,9 +157,22 @@ def break_class_litter(folder: Path) -> Path:
     return folder / "train" / "bird"
 
 
+def break_class_notes(folder: Path) -> Path:
+    (folder / "train" / "bird").mkdir()
+    (folder / "train" / "bird" / "001").write_bytes(b"")
+    (folder / "train" / "bird" / "notes.txt").write_text("no image")
+    return folder / "train" / "bird"
+
+
 def break_text(folder: Path) -> Path:
-    path = folder / "train" / "cat" / "notes.txt"
+    path = folder / "train" / "cat" / "notes.JPG"
     path.write_text("no image")
+    return path
+
+
+def break_photograph(folder: Path) -> Path:
+    path = folder / "train" / "cat" / "holiday.HEIC"
+    path.write_bytes(b"of a kind that is not read")
     return path
 
 
@@ -187,7 +231,9 @@ def break_classes(folder: Path) -> Path:
         (break_empty, "has 0 class folders"),
         (break_class, "has no images"),
         (break_class_litter, "has no images"),
+        (break_class_notes, "has no images \\(but 2 other files: 001, notes.txt; images are known by a suffix"),
         (break_text, "cannot be read as an image"),
+        (break_photograph, "cannot be read as an image"),
         (break_truncated, "cannot be read as an image"),
         (break_header, "cannot be read as an image"),
         (break_nothing_in_file, "cannot be read as an image"),

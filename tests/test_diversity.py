@@ -532,7 +532,7 @@ def test_what_cannot_be_measured_is_refused(context: Context, sets: list[Path], 
 def test_evaluate_prints_accuracies_by_class(mini: Path) -> None:
     words = ("evaluate", "set", "--student", "convnet1-w8-bn", "--quick", "--threads", 1, "--quiet", "--per-class")
     text = run(*words, "--targets", "hard").stdout
-    before, _, table = text.partition("convnet1-w8-bn, hard targets, IPC 2: accuracy in percent\n")
+    before, _, table = text.partition("convnet1-w8-bn, hard targets (quick), IPC 2: accuracy in percent\n")
     assert "T-shirt/top" not in before
     assert re.search(r"^class +random$", table, re.MULTILINE)
     assert re.search(r"^T-shirt/top +\d+\.\d\d$", table, re.MULTILINE)

@@ -408,6 +408,26 @@ def test_many_writers_leave_whole_lines(tmp_path: Path, result: Result) -> None:
     assert sorted(run.seed for run in read_results(path)) == list(range(40))
 
 
+def test_what_others_added_is_read_once(tmp_path: Path, result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    from condense.pipeline import results
+
+    path, reads = tmp_path / "results.jsonl", list[Path]()
+    monkeypatch.setattr(results, "read_results", lambda one: reads.append(one) or read_results(one))
+    held = results.Held(path)
+    held.add(result)
+    held.add(result)
+    held.look()
+    assert reads == []
+    append_result(path, replace(result, seed=1))
+    for _ in range(3):
+        held.look()
+        held.add(replace(result, seed=1))
+        held.add(replace(result, seed=2))
+    assert reads == [path]
+    assert [run.seed for run in read_results(path)] == [result.seed, 1, 2]
+    assert results.Held(path).keys == held.keys
+
+
 def test_a_line_cut_short_by_a_kill_counts_as_not_done(tmp_path: Path, result: Result) -> None:
     path = tmp_path / "results.jsonl"
     append_result(path, result)

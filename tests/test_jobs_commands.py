@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_plan_says_what_distill_would_do_and_writes_nothing(tmp_path: Path) -> N
     assert all(one["done"] == one["jobs"] for one in again["kinds"])
     table = condense("plan", *SMALL, "--no-probe", "--store", tmp_path / "other").stdout
     assert "optimisation steps" in table
-    assert "not known with 1 worker" in table
+    assert "not known with 1 worker: nothing was measured; leave out --no-probe" in table
 
 
 def test_plan_refuses_what_distill_refuses(tmp_path: Path) -> None:
@@ -78,12 +79,14 @@ def test_status_of_a_run_that_stopped_and_of_one_that_ended(shop: Shop, tmp_path
         run(lambda: jobs, shop, limits=limits, about=about)
     stopped = status_of(shop.store, tmp_path / "out")
     assert (stopped.state, stopped.done, stopped.total) in (("stopped", 1, 2), ("stopped", 0, 2))
-    run(lambda: jobs[:1], shop, about=about)
+    run(lambda: [job(4)], shop, about=about)
     with pytest.raises(MethodError):
         run(lambda: [job(3, raises="MethodError", title="bad")], shop, about=about)
     assert status_of(shop.store, tmp_path / "out").failed == [("bad", "MethodError: the message of 3")]
     assert status_of(shop.store, tmp_path / "elsewhere").state == "none"
-    assert "bad: MethodError: the message of 3" in condense("status", tmp_path / "store").stdout
+    said = condense("status", tmp_path / "store").stdout
+    assert "bad: MethodError: the message of 3" in said
+    assert "counted  the latest of 3 runs; what 2 others did is not counted\njobs     0 of 1 done" in said
 
 
 def test_status_of_a_living_run_shows_rates_and_what_is_left(shop: Shop) -> None:
@@ -106,7 +109,14 @@ def test_status_of_a_living_run_shows_rates_and_what_is_left(shop: Shop) -> None
         assert found.seconds_left == 60.0
         shown = condense("status", shop.store.root).stdout
     assert "running, 1 process" in shown
+    assert "counted  the one at work of 2 runs; what 1 other did is not counted\njobs     1 of 3 done" in shown
     assert "30/110, a 1" in shown
+    shop.store.discard(jobs[0].id)
+
+
+def test_status_of_the_only_run_counts_everything(shop: Shop) -> None:
+    run(lambda: [job(1)], shop)
+    assert "counted  1 run, all that are known\njobs     1 of 1 done" in condense("status", shop.store.root).stdout
 
 
 def test_status_without_any_run_is_one_line(tmp_path: Path) -> None:
@@ -194,3 +204,47 @@ def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does(
         "fit has 6; say --set batch_classes=6, or give more --memory\n"
     )
     condense("distill", *SMALL, "--set", "batch_classes=6", "--store", tmp_path / "store", "--out", "set")
+
+
+def planned(tmp_path: Path, *words: object) -> str:
+    """The line of ``plan`` that says how long it takes."""
+    lines = condense("plan", *SMALL, *words, "--store", tmp_path / "new").stdout.splitlines()
+    [line] = [line for line in lines if line.startswith("time ")]
+    return line.removeprefix("time").strip()
+
+
+def test_plan_says_why_a_time_is_not_known_and_what_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The labels make no progress that could be measured; the others are played by an executor that knows."""
+    estimate = import_module("condense.pipeline.estimate")
+
+    known = {"teacher": 100.0, "rows": 20.0}
+
+    def measured(prober: Any, patience_s: float, one: Any) -> tuple[float | None, int | None]:
+        prober.seen_s = max(prober.seen_s, 7.0)
+        return known.get(one.kind), 10**9
+
+    monkeypatch.setattr(estimate._Prober, "_run_for", measured)
+    monkeypatch.setattr(estimate.os, "getloadavg", lambda: (9.0, 0.0, 0.0))
+    monkeypatch.setattr(estimate, "available_cpus", lambda: 2)
+    assert planned(tmp_path) == (  # 100 of the teacher, 20 and 20 + 3 x 2 of the rows, 7 seen of the labels
+        "at least 3 min with 1 worker: labels got too little done in 32 s to be measured; the machine is busy (load "
+        "9.0 on 2 cores), try again later"
+    )
+    monkeypatch.setattr(estimate.os, "getloadavg", lambda: (1.0, 0.0, 0.0))
+    assert planned(tmp_path).endswith("labels got too little done in 32 s to be measured")
+    assert planned(tmp_path, "--no-probe") == "not known with 1 worker: nothing was measured; leave out --no-probe"
+    known["labels"] = 10.0
+    assert planned(tmp_path) == "3 min with 1 worker"
+
+
+def test_the_seconds_of_a_job_that_did_not_end_are_what_was_seen_of_it() -> None:
+    from condense.pipeline.estimate import time_seen
+
+    assert time_seen([]) == 0.0
+    assert time_seen([{"time": 10.0}, {"time": 12.5}, {"time": 13.0}]) == 3.0
+
+
+def test_plan_says_that_a_set_would_be_no_smaller_than_the_data(tmp_path: Path) -> None:
+    large = ("--ipc", 500, "--no-probe", "--store", tmp_path / "new")
+    assert "note: ipc is 500, but class " in condense("plan", *SMALL, *large).stdout
+    assert "note:" not in condense("plan", *SMALL, "--ipc", 499, *large[2:]).stdout

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +15,12 @@ from PIL import Image
 from rich.console import Console
 
 from condense.errors import CondenseError
-from condense.evaluation.results import Result, config_hash
-from condense.report import comma_separated, draw_grid, markdown, records, rows_of, show, table
+from condense.evaluation.results import Result, config_hash, read_results
+from condense.methods import choosers
+from condense.report import comma_separated, draw_grid, markdown, records, rows_of, scores, show, table
 from condense.report.grid import GAP, MAX_CLASSES, spread
 
+ROOT = Path(__file__).parent.parent
 CONFIG = {"epochs": 3}
 BASE = Result(
     condition="random",
@@ -85,6 +89,67 @@ def test_other_recipes_targets_and_students_are_other_rows_and_never_compared() 
 def test_the_later_of_two_identical_runs_counts() -> None:
     (row,) = rows_of([*study("random", [0.1]), *study("random", [0.8])])
     assert (row.summary.mean, row.summary.n_runs) == (0.8, 1)
+
+
+def test_quick_runs_are_rows_of_their_own_and_only_compared_with_each_other() -> None:
+    quick = [replace(run, quick=True) for run in study("cda", [0.7])]
+    mixed = rows_of([*study("random", [0.8]), *study("cda", [0.75]), *quick])
+    assert [(row.place, row.quick) for row in mixed] == [("soft", False), ("soft", False), ("soft (quick)", True)]
+    assert mixed[1].difference is not None
+    assert mixed[2].difference is None
+    both = rows_of([*(replace(run, quick=True) for run in study("random", [0.8])), *quick])
+    assert both[1].difference is not None
+    assert both[1].statement.startswith("cda, resnet20, soft targets (quick): ")
+    track = rows_of([replace(run, track="hard (quick)@1") for run in quick])[0]
+    assert (track.place, track.terms) == ("hard (quick)@1", "track hard (quick)@1")
+    assert "(quick): students were trained for seconds" in markdown(mixed)
+    assert "(quick)" not in markdown(mixed[:2])
+    assert replace(quick[0], quick=False).key != quick[0].key
+    assert Result.from_json(quick[0].to_json()) == quick[0]
+    assert "quick" not in study("cda", [0.7])[0].to_json()
+
+
+def test_scores_do_not_mix_quick_runs_with_others() -> None:
+    runs = [*study("random", [0.5]), *study("cda", [0.6])]
+    rows = rows_of([*runs, *(replace(run, accuracy=0.1, quick=True) for run in runs)])
+    assert {one.track: one.ior for one in scores(rows)} == {"soft": pytest.approx(0.1), "soft (quick)": 0.0}
+
+
+def test_the_names_of_coresets_are_those_of_the_methods() -> None:
+    assert table.coresets() == {*choosers()} - {"random"}
+
+
+COMPARE = """
+import sys
+from condense.cli import app
+try:
+    app(["compare", "results.jsonl"], standalone_mode=False)
+finally:
+    heavy = {"torch", "torchvision", "kornia", "h5py"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+
+
+def test_comparing_imports_nothing_heavy_and_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.jsonl"
+    lines = [replace(run, seed=100 * copy + run.seed).to_json() for copy in range(63) for run in RESULTS]
+    path.write_text("\n".join(lines) + "\n")
+    subprocess.run([sys.executable, "-c", COMPARE], check=True, cwd=tmp_path, timeout=60, env={"PYTHONPATH": str(ROOT)})
+    calls: list[tuple[str, int, int]] = []
+
+    def report(stage: str, done: int, total: int, figures: object = {}, /) -> None:
+        calls.append((stage, done, total))
+
+    rows_of(read_results([path], report), report=report)
+    assert calls == [
+        ("reading files of results", 0, 1),
+        *(("lines", number, 504) for number in (100, 200, 300, 400, 500)),
+        ("reading files of results", 1, 1),
+        ("comparing", 1, 2),
+        ("comparing", 2, 2),
+    ]
 
 
 def test_markdown_has_one_line_per_row_and_the_sentences_below() -> None:

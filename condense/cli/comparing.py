@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from condense.cli.options import DataName, Images, Machine, Teachers, command
+from condense.cli.options import DataName, Images, Machine, Quiet, Teachers, command
 from condense.cli.output import say, table
+from condense.console import drawn
 
 if TYPE_CHECKING:
     from condense.report import Row
@@ -37,13 +38,14 @@ def compare(
         list[str] | None,
         typer.Option(metavar="NETWORK", help="Of the teachers: also print what is kept by other networks; repeatable."),
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Print or write one table of stored results: means, spreads, and differences with their intervals.
 
     Example: condense compare results.jsonl --format csv -o table.csv
 
     Differences are to random real images and to the best coreset there is, paired by set and seed. Runs are only
-    compared where data, IPC, student, track and recipe agree.
+    compared where data, IPC, student, track and recipe agree, and quick ones (--quick) with quick ones.
     """
     import json
 
@@ -62,7 +64,8 @@ def compare(
         raise ConfigError(f'--format is "{form}"; {suggest(form, forms)}')
     if form in ("csv", "json") and out is None and (with_scores or maker):
         raise ConfigError(f"--scores and --maker print tables, which are no {form}; write the {form} with --out")
-    rows = rows_of(read_results(paths), baseline)
+    with drawn(quiet=quiet) as report:
+        rows = rows_of(read_results(paths, report), baseline, report)
     if not rows:
         raise ConfigError(f"there is no result in {', '.join(map(str, paths))}")
     if out is not None:

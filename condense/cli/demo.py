@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from condense.cli.options import Machine, command
-from condense.cli.output import say
-from condense.cli.sets import describe, draw_set
+from condense.cli.output import program, say
+from condense.cli.sets import describe, draw_set, suggest_next
 
 __all__ = ["register"]
 
@@ -63,3 +63,8 @@ def demo(
     draw_set(folder, out / "grid.png")
     say(f"picture {out / 'grid.png'}, results {out / 'results.jsonl'}")
     show(rows_of(results))
+    suggest_next([folder], machine.store_option())
+    if (call := program()) != "condense":
+        activate = Path(call).with_name("activate")
+        shorter = f"; after `source {activate}` it is condense" if activate.is_file() else ""
+        say(f"the command is {call}{shorter}")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from condense.cli.options import DataName, Images, command, required
+from condense.cli.options import DataName, Images, Quiet, command, required
 from condense.cli.output import say
-from condense.cli.sets import SetPath, describe
+from condense.cli.sets import SetPath, data_options, describe, suggest_next
 from condense.console import drawn
 from condense.files import bytes_in_words
 
@@ -18,7 +17,6 @@ __all__ = ["register"]
 
 OutFile = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -114,12 +112,12 @@ def bring(
     answers = {"yes": True, "no": False}
     if (answer := required("--real", real, "yes|no")) not in answers:
         raise ConfigError(f'--real is "{answer}"; expected yes or no: whether these are real images')
-    called = required("--name", name)
+    called, request = required("--name", name), images.request(required("--data", data))
     made = api.import_set(
         source,
         out=out,
         name=called,
-        data={"name": required("--data", data), **images.values()},
+        data={"name": request.name, **images.values()},
         real=answers[answer],
         labels=labels,
         value_range=value_range,
@@ -132,6 +130,4 @@ def bring(
         say(f"clamped {made.clamped} values that were out of range")
     if made.lacking:
         say(f"no images of: {', '.join(made.lacking)}")
-    folder = shlex.quote(str(out))
-    say(f"next: condense grid {folder} -o grid.png")
-    say(f"      condense evaluate {folder} --student resnet20")
+    suggest_next([out], data_options(request))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from condense.cli.options import Distillation, Images, Machine, Recipe, command
+from condense.cli.options import Distillation, Images, Machine, Quiet, Recipe, command
 from condense.cli.output import pairs, say, say_json, table
+from condense.console import drawn
 from condense.files import bytes_in_words
 from condense.quantities import duration, seconds_of
 
@@ -67,6 +68,8 @@ def plan(
 
 
 def show_plan(made: Estimate, workers: int) -> None:
+    side_by_side = f"with {workers} worker{'s' if workers > 1 else ''}"
+    why = f": {made.why_not_known}" if made.why_not_known else ""
     rows = [
         [one.kind, str(one.jobs), str(one.done), str(one.steps or ""), unknown(one.seconds, about)]
         for one in made.kinds
@@ -76,13 +79,20 @@ def show_plan(made: Estimate, workers: int) -> None:
         {
             "images": made.images,
             "optimisation steps": made.steps,
-            "time": f"{unknown(made.seconds, duration)} with {workers} worker{'s' if workers > 1 else ''}",
+            "time": f"{time_of(made)} {side_by_side}{why}",
             "memory": f"{unknown(made.peak_memory, bytes_in_words)} at the peak of a process",
             "disk": f"{bytes_in_words(made.store_bytes)} in the store, {bytes_in_words(made.set_bytes)} for the result",
         }
     )
     for note in made.notes:
         say(f"note: {note}")
+
+
+def time_of(made: Estimate) -> str:
+    """All of it, or as much as is known."""
+    if made.seconds is None and made.at_least >= 1:
+        return f"at least {duration(made.at_least)}"
+    return unknown(made.seconds, duration)
 
 
 def about(seconds: float) -> str:
@@ -105,7 +115,8 @@ def status(
     Example: condense status synthesized/fashion-mini-ipc10-cda
 
     It only reads what the runs leave in the store, so it works from any terminal and any machine that sees the store.
-    Without a path it shows the default store.
+    Without a path it shows the default store. What is counted are the jobs of the runs that are at work, or of the
+    latest: those that were not done when it began.
     """
     from condense.engine.status import status_of
     from condense.engine.store import Store, default_store
@@ -131,7 +142,14 @@ def show_status(found: Status, root: Path, path: Path | None) -> None:
         "ended": "ended, everything is done",
         "stopped": "stopped; run the same command again to go on",
     }
-    pairs({"store": root, "state": words[found.state], "jobs": f"{found.done} of {found.total} done"})
+    pairs(
+        {
+            "store": root,
+            "state": words[found.state],
+            "counted": counted_runs(found),
+            "jobs": f"{found.done} of {found.total} done",
+        }
+    )
     if found.seconds_left is not None:
         pairs({"left": f"about {duration(found.seconds_left)}"})
     say()
@@ -145,6 +163,18 @@ def show_status(found: Status, root: Path, path: Path | None) -> None:
         table(["running", "stage", "", "per second", "left"], [running_row(job) for job in found.running])
     for title, why in found.failed:
         say(f"failed: {title}: {why}")
+
+
+def counted_runs(found: Status) -> str:
+    """Which runs the numbers are of: a command makes one run or several, and each has only what was not done before."""
+    if found.state == "running":
+        which = f"{found.counted} at work" if found.counted > 1 else "the one at work"
+    else:
+        which = "the latest"
+    if found.known == found.counted:
+        return f"{found.counted} run{'s' if found.counted > 1 else ''}, all that are known"
+    earlier = found.known - found.counted
+    return f"{which} of {found.known} runs; what {earlier} other{'s' if earlier > 1 else ''} did is not counted"
 
 
 def running_row(job: RunningJob) -> list[str]:
@@ -210,7 +240,7 @@ def store_list(
 
 
 @command(store, "verify")
-def store_verify(store: StorePath = None) -> None:
+def store_verify(store: StorePath = None, quiet: Quiet = False) -> None:
     """Read every byte in the store and compare it with the hashes of its manifests.
 
     Example: condense store verify
@@ -221,7 +251,8 @@ def store_verify(store: StorePath = None) -> None:
     from condense.errors import StoreError
 
     here = opened(store)
-    checked = list(faults(here))
+    with drawn(quiet=quiet) as report:
+        checked = list(faults(here, report))
     damaged = [(job_id, fault) for job_id, fault in checked if fault is not None]
     for job_id, fault in damaged:
         say(f"{here.path(job_id)}: {fault}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from condense.cli.options import Images, command
+from condense.cli.options import Images, Quiet, command
 from condense.cli.output import pairs, say, say_json, table
 from condense.console import drawn
 
@@ -53,7 +53,7 @@ def data_show(
     ],
     images: Images,
     json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show what is in a data set: classes, sizes, mean and std. Reads it if that was not done before.
 

@@ -33,6 +33,7 @@ def train(
     data: DataName = None,
     teacher: Teachers = None,
     seed: Seed = None,
+    quick: Quick = False,
 ) -> None:
     """Train one network on a set and keep its weights. With --data it is also measured on the test images.
 
@@ -54,8 +55,9 @@ def train(
             data=images.requested(data),
             teachers=teacher or [],
             out=out,
+            quick=quick,
         )
-    say(f"wrote {out}")
+    say(f"wrote {out}{', which says that it was trained for seconds only (--quick)' if outcome.quick else ''}")
     if outcome.accuracy is not None:
         say(f"accuracy on the test images: {100 * outcome.accuracy:.2f} %")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ __all__ = [
     "Images",
     "Machine",
     "Quick",
+    "Quiet",
     "Recipe",
     "Seed",
     "Teachers",
@@ -41,6 +44,7 @@ DataName = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Root of every random draw; 0 by default.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A budget of seconds: shows that all works, nothing more.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Teachers = Annotated[
     list[Path] | None,
     typer.Option("--teacher", metavar="PATH", help="A teacher's folder; repeat it for several."),
@@ -219,6 +223,12 @@ class Machine:
     tensorboard: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write the figures there.", rich_help_panel=JOBS)
     ] = None
+
+    def store_option(self) -> str:
+        """The store as an option for other commands, with a space before; nothing where they find it without."""
+        if self.store is None or str(self.store) == os.environ.get("CONDENSE_STORE"):
+            return ""
+        return f" --store {shlex.quote(str(self.store))}"
 
     @contextmanager
     def context(self) -> Iterator[Context]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 
-__all__ = ["fail", "pairs", "say", "say_json", "table", "warn"]
+__all__ = ["fail", "pairs", "program", "say", "say_json", "table", "warn"]
 
 
 def say(line: str = "") -> None:
@@ -30,6 +33,19 @@ def say_json(value: Any) -> None:
 def fail(error: Exception) -> None:
     """``error: ...`` on one line, whatever line ends the message may hold."""
     typer.echo("error: " + " ".join(str(error).split("\n")), err=True)
+
+
+def program() -> str:
+    """How this program is called from here: ``condense`` where the shell finds that, else the path to it."""
+    called = Path(sys.argv[0])
+    mine = called if called.name == "condense" else Path(sys.executable).with_name("condense")
+    if not mine.is_file():
+        return f"{shlex.quote(sys.executable)} -m condense"
+    found = shutil.which("condense")
+    if found is not None and Path(found).resolve() == mine.resolve():
+        return "condense"
+    path, here = mine.absolute(), Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from condense.cli.options import DataName, Distillation, Images, Machine, Recipe, Seed, Teachers, command
-from condense.cli.output import pairs, say
+from condense.cli.output import pairs, program, say
 from condense.errors import ConfigError
 from condense.files import bytes_in_words
 
 if TYPE_CHECKING:
     from condense.pipeline import DataRequest
-    from condense.shards.read import Level
+    from condense.shards import SetBytes
+    from condense.shards.read import LabelKind, Level
 
-__all__ = ["describe", "draw_set", "register"]
+__all__ = ["data_options", "describe", "draw_set", "register", "suggest_next"]
 
 SetPath = Annotated[Path, typer.Argument(metavar="SET", help="The folder of a distilled set.")]
 
@@ -54,7 +55,7 @@ def distill(
         made = pipeline.distill(request, context, out=out, teachers=wanted.teacher or [])
     for folder in made:
         describe(folder)
-    suggest_next(made, data_options(request.data))
+    suggest_next(made, data_options(request.data) + machine.store_option())
 
 
 def relabel(
@@ -82,7 +83,7 @@ def relabel(
             path, context, labels=labels, teachers=teacher or [], data=images.requested(data), out=out
         )
     describe(made)
-    suggest_next([made], data_options(images.requested(data)))
+    suggest_next([made], data_options(images.requested(data)) + machine.store_option())
 
 
 def verify(
@@ -107,7 +108,7 @@ def verify(
         level: Level = "deep" if deep else "structure" if fast else "hashes"
         found = verify_isolated(one, level) if isolated else check(one, level)
         say(f"{one}: valid{', hashes not checked' if fast else ''}")
-        pairs(counted(found.rows, found.epochs, found.bytes.images, found.bytes.labels, found.bytes.other))
+        pairs(counted(found.rows, found.epochs, found.label_kind, found.bytes))
 
 
 def grid(
@@ -144,39 +145,63 @@ def describe(folder: Path) -> None:
     from condense.shards import read_set, set_bytes
 
     files = read_set(folder)
-    taken = set_bytes(files)
     say(f"set {folder}")
-    soft = [held for held in files.labels if held.codec != "none" or held.teachers]
-    pairs(counted(files.n_rows, soft[0].epochs if soft else 0, taken.images, taken.labels, taken.other))
+    epochs = files.labels[0].epochs if files.labels else 0
+    pairs(counted(files.n_rows, epochs, files.label_kind, set_bytes(files)))
 
 
-def counted(rows: int, epochs: int, images: int, labels: int, other: int) -> dict[str, object]:
+def counted(rows: int, epochs: int, kind: LabelKind, taken: SetBytes) -> dict[str, object]:
     return {
-        "images": f"{rows}, {bytes_in_words(images)}",
-        "labels": f"{epochs} epochs, {bytes_in_words(labels)}" if labels else "none beside the classes",
-        "other": bytes_in_words(other),
+        "images": f"{rows}, {bytes_in_words(taken.images)}",
+        "labels": labels_in_words(epochs, kind, taken),
+        "other": bytes_in_words(taken.other),
     }
 
 
+def labels_in_words(epochs: int, kind: LabelKind, taken: SetBytes) -> str:
+    """How many there are, and what of their bytes are labels: the rest of a label file has always the same size."""
+    what = {
+        "stored": f"{epochs} epochs",
+        "asked": f"{epochs} epochs, for which the teachers are asked",
+        "classes": "the classes alone",
+    }[kind]
+    if not taken.labels:
+        return what
+    fixed = f"{bytes_in_words(taken.labels - taken.records)} fixed (settings of the views)"
+    if kind != "stored":
+        return f"{what}, {fixed}"
+    return f"{what}, {bytes_in_words(taken.labels)}: {bytes_in_words(taken.records)} of labels, {fixed}"
+
+
 def data_options(request: DataRequest | None) -> str:
-    """What `evaluate` must be told of a data set that is not found by its name alone."""
+    """What `evaluate` and `train` must be told of a data set that is not found by its name alone."""
     if request is None or (":" not in request.name and request.root is None):
         return ""
     options = {
         "--data": request.name,
-        "--data-root": request.root,
+        "--data-root": None if ":" in request.name else request.root,
         "--size": request.size,
         "--channels": request.channels,
+        "--normalisation": None if request.normalisation == "data" else request.normalisation,
     }
     return "".join(f" {option} {shlex.quote(str(value))}" for option, value in options.items() if value is not None)
 
 
-def suggest_next(made: Sequence[Path], data: str) -> None:
-    """What one does with a set."""
+def suggest_next(made: Sequence[Path], options: str) -> None:
+    """What one does with a set: commands that run as they are printed.
+
+    ``options``: what they must be told of data set and store, with a space before.
+    """
+    from condense.shards import read_set
+
+    files, call = read_set(made[0]), program()
     one = shlex.quote(str(made[0]))
     everything = one if len(made) == 1 else shlex.quote(str(made[0].parent))
+    nobody = not files.info.teachers and files.label_kind == "stored"  # whose labels could stand beside real images
+    against = "none" if nobody or files.n_items < len(files.info.classes) else "random"
+    hard = " --set targets=hard" if files.label_kind == "classes" else ""
     say("next:")
-    say(f"  condense evaluate {everything}{data} --against random")
-    say(f"  condense grid {one} -o grid.png")
-    say(f"  condense train {one} --student resnet20 --out model.safetensors")
-    say(f'  in Python: condense.load("{made[0]}")')
+    say(f"  {call} evaluate {everything}{options} --against {against}")
+    say(f"  {call} grid {one} -o grid.png")
+    say(f"  {call} train {one}{options} --student resnet20{hard} --out model.safetensors")
+    say(f"  in Python: condense.load({str(made[0])!r})")

@@ -2,32 +2,41 @@
 
 Either ``PATH/train/CLASS/...`` and ``PATH/test/CLASS/...`` (or ``val``, used when there is no ``test``), or
 ``PATH/CLASS/...`` (or only ``PATH/train/CLASS/...``), of which a seeded, stratified part is held out as the test
-split. Classes are the sorted folder names; images are found at any depth below them, in sorted order. Hidden files and
-the litter of desktop systems are passed over; any other file in a class folder must be an image.
+split. Classes are the sorted folder names; images are found at any depth below them, in sorted order.
+
+Images are known by the suffix of their names, whatever its case. Other files, hidden ones and the litter of desktop
+systems are passed over, and a note says how many. A file with the suffix of an image must be one that can be read: also
+if it is of a kind that is not (`UNREAD`), since a photograph should not be left out without a word.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from condense.data.images import UNREADABLE, Geometry, common_geometry, fit, open_image
+from condense.data.images import UNREADABLE, Geometry, common_geometry, fit, open_image, suffixes
 from condense.data.parallel import in_order
 from condense.data.seen import Seen, inspect, read_index, write_index
 from condense.data.source import Bytes, Contents, Labels, Normalisation, Survey, digest
 from condense.data.split import holdout
 from condense.errors import DataError
-from condense.progress import Report
+from condense.progress import Report, note
 
-__all__ = ["FileImages", "FolderSource", "class_folders", "scan"]
+__all__ = ["FileImages", "FolderSource", "class_folders", "note_others", "scan"]
 
 LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"})
+UNREAD = frozenset(
+    (".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".webp", ".avif")
+)
+"""Suffixes of images that are not read, or not everywhere."""
+
+NAMED = 3
 TEST_FOLDERS = ("test", "val")
 FILES_AT_ONCE = 32
 
@@ -55,6 +64,8 @@ class FolderSource:
     train: FileImages
     test: FileImages
     index: Path
+    others: tuple[str, ...] = ()
+    """Files in the class folders that are no images, by absolute path."""
     published: Normalisation | None = None
 
     @property
@@ -67,6 +78,7 @@ class FolderSource:
 
     def survey(self, report: Report) -> Survey:
         """Hash every file that changed since the last survey, and read its header."""
+        note_others(self.others, self.folder, report)
         paths = self.train.paths + self.test.paths
         start = len(str(self.folder)) + 1
         names = [path[start:].replace(os.sep, "/") for path in paths]
@@ -100,22 +112,27 @@ def scan(folder: Path, *, indices: Path, test_fraction: float, seed: int) -> Fol
     train_folder = folder / "train" if (folder / "train").is_dir() else folder
     if test_folder is not None and train_folder == folder:
         raise DataError(f"{folder} has {test_folder.name}/ but no train/; put the training images there")
-    classes, train = class_folders(train_folder)
+    classes, train, others = class_folders(train_folder)
     if test_folder is None:
         train, test = _hold_out(folder, classes, train, test_fraction, seed)
     else:
-        test_classes, test = class_folders(test_folder)
+        test_classes, test, more = class_folders(test_folder)
+        others += more
         if other := set(classes) ^ set(test_classes):
             raise DataError(
                 f'{test_folder} and {train_folder} must have the same classes, but "{min(other)}" is in only one'
             )
     index = indices / f"{digest(str(folder))[:32]}.json"
-    return FolderSource(folder=folder, classes=classes, train=train, test=test, index=index)
+    return FolderSource(folder=folder, classes=classes, train=train, test=test, index=index, others=others)
 
 
-def class_folders(folder: Path) -> tuple[tuple[str, ...], FileImages]:
+def class_folders(folder: Path) -> tuple[tuple[str, ...], FileImages, tuple[str, ...]]:
+    """The classes of a folder, their images, and the paths of files that are no images.
+
+    Raises :class:`DataError` as `scan` does.
+    """
     entries = sorted(entry for entry in folder.iterdir() if not _is_litter(entry.name))
-    stray = next((e for e in entries if e.is_file() and e.suffix.lower() in Image.registered_extensions()), None)
+    stray = next((e for e in entries if e.is_file() and _is_image(e.name)), None)
     if stray is not None:
         raise DataError(f"{stray} lies outside the class folders; move it into one of them or remove it")
     classes = [entry for entry in entries if entry.is_dir()]
@@ -123,18 +140,52 @@ def class_folders(folder: Path) -> tuple[tuple[str, ...], FileImages]:
         raise DataError(
             f"{folder} has {len(classes)} class folders; expected at least 2, each with images of one class"
         )
-    paths = [sorted(_files_below(entry)) for entry in classes]
-    for entry, found in zip(classes, paths, strict=True):
+    paths, others = zip(*map(_files_below, classes), strict=True)
+    for entry, found, more in zip(classes, paths, others, strict=True):
         if not found:
-            raise DataError(f"class folder {entry} has no images; add some or remove it")
+            other = f" (but {_some(more, entry)}; images are known by a suffix such as .png or .jpg)" if more else ""
+            raise DataError(f"class folder {entry} has no images{other}; add some or remove it")
     labels = np.repeat(np.arange(len(classes)), [len(found) for found in paths])
-    return tuple(entry.name for entry in classes), FileImages(tuple(chain.from_iterable(paths)), labels)
+    images = FileImages(tuple(chain.from_iterable(paths)), labels)
+    return tuple(entry.name for entry in classes), images, tuple(chain.from_iterable(others))
 
 
-def _files_below(folder: Path) -> Iterator[str]:
+def note_others(others: Sequence[str], folder: Path, report: Report) -> None:
+    """Say, in one line, which files in the class folders of ``folder`` were passed over."""
+    if others:
+        files, were = ("file that is no image", "was") if len(others) == 1 else ("files that are no images", "were")
+        note(report, f"{len(others)} {files} {were} passed over in {folder}: {_names(others, folder)}")
+
+
+def _some(paths: Sequence[str], folder: Path) -> str:
+    return f"{len(paths)} other file{'s' if len(paths) > 1 else ''}: {_names(paths, folder)}"
+
+
+def _names(paths: Sequence[str], folder: Path) -> str:
+    """The first of them, relative to ``folder``."""
+    names = [os.path.relpath(path, folder) for path in paths[:NAMED]]
+    return ", ".join([*names, *(["..."] if len(paths) > NAMED else [])])
+
+
+@cache
+def _image_suffixes() -> frozenset[str]:
+    return suffixes() | UNREAD
+
+
+def _is_image(name: str) -> bool:
+    """Whether a file should be an image, by its name."""
+    _, dot, suffix = name.rpartition(".")
+    return not _is_litter(name) and f"{dot}{suffix.lower()}" in _image_suffixes()
+
+
+def _files_below(folder: Path) -> tuple[list[str], list[str]]:
+    """The images at any depth, and the other files, each in order."""
+    images, others = list[str](), list[str]()
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not _is_litter(name)]
-        yield from (os.path.join(parent, name) for name in files if not _is_litter(name))
+        for name in files:
+            (images if _is_image(name) else others).append(os.path.join(parent, name))
+    return sorted(images), sorted(others)
 
 
 def _is_litter(name: str) -> bool:

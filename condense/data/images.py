@@ -29,7 +29,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-__all__ = ["LARGEST", "SMALLEST", "UNREADABLE", "Geometry", "Look", "common_geometry", "fit", "look", "open_image"]
+__all__ = [
+    "LARGEST",
+    "SMALLEST",
+    "UNREADABLE",
+    "Geometry",
+    "Look",
+    "common_geometry",
+    "fit",
+    "look",
+    "open_image",
+    "suffixes",
+]
 
 SMALLEST, LARGEST = 8, 224
 FORMATS = frozenset({"PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000"})
@@ -74,6 +85,12 @@ class Look:
 def _formats() -> tuple[str, ...]:
     Image.init()
     return tuple(sorted(FORMATS & Image.OPEN.keys()))
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """What names of files of these formats end in, with the dot, in lower case."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 
 
 def open_image(file: str | BinaryIO) -> Image.Image:

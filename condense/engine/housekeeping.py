@@ -11,6 +11,7 @@ from pathlib import Path
 
 from condense.engine.presence import Neighbours
 from condense.engine.store import SHORT, Store
+from condense.progress import Report, silent
 
 __all__ = ["Artefact", "Garbage", "artefacts", "collect", "faults", "garbage"]
 
@@ -45,10 +46,12 @@ def artefacts(store: Store, now: Callable[[], float] = time.time) -> Iterator[Ar
             yield Artefact(job_id, described["kind"], size(folder), tuple(described["inputs"]), max(0.0, age))
 
 
-def faults(store: Store) -> Iterator[tuple[str, str | None]]:
+def faults(store: Store, report: Report = silent) -> Iterator[tuple[str, str | None]]:
     """Every id with what is wrong with its artefact, or None. Reads every byte."""
-    for job_id in store.ids():
+    ids = list(store.ids())
+    for number, job_id in enumerate(ids, start=1):
         yield job_id, store.fault(job_id)
+        report("artefacts", number, len(ids))
 
 
 def garbage(

@@ -74,7 +74,8 @@ class Run:
     """This process's own record while it drives a plan. A context manager; the record stays when it ends."""
 
     def __init__(self, root: Path, jobs: Sequence[Job], about: dict[str, Any]) -> None:
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        now = time.time()
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}.{int(now % 1 * 1e6):06d}"  # names are in order
         self.name = f"{stamp}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.folder = root / "runs" / self.name
         self.claims = Claims(root, self.name, Neighbours(root))
@@ -82,7 +83,7 @@ class Run:
             **about,
             "machine": machine(),
             "process": process_identity(os.getpid()),
-            "time": time.time(),
+            "time": now,
             "jobs": [[job.id, job.kind, str(job)] for job in jobs],
             "needs": sorted({below.id for job in jobs for below in job.inputs} - {job.id for job in jobs}),
         }

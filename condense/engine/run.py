@@ -59,6 +59,7 @@ def run(
     watch: Progress = ignore,
     about: Mapping[str, Any] | None = None,
     finished: Finished | None = None,
+    what: str = "jobs",
 ) -> list[Path]:
     """Make every missing artefact of ``plan()`` and return the paths of its jobs' artefacts, in their order.
 
@@ -66,6 +67,7 @@ def run(
     watch: told of the progress of every job, by job, besides ``report``, which draws it.
     about: what `condense status` may say of the run.
     finished: told of each wanted job as soon as its artefact is there, once.
+    what: what the jobs are called in the report, so that the plans of one command can be told apart.
 
     A job that raises ends in that exception, after the jobs that do not need it are done; what is finished stays, and
     the failed job's checkpoint with it. Raises :class:`UnfinishedError` when the time is up or the rest belongs to
@@ -73,15 +75,15 @@ def run(
     """
     tell = _Once(finished)
 
-    def complete(wanted: Plan) -> list[Path]:
+    def complete(wanted: Plan, called: str = what) -> list[Path]:
         carrier = executor or Here(limits.deadline)
-        driver = _Driver(wanted, shop, carrier, limits.deadline, settings, report, watch, dict(about or {}), tell)
-        return driver.complete()
+        common = (settings, report, watch, dict(about or {}), tell, called)
+        return _Driver(wanted, shop, carrier, limits.deadline, *common).complete()
 
     if limits.share is None:
         return complete(plan)
     share = limits.share
-    complete(lambda: share_of(plan(), share))
+    complete(lambda: share_of(plan(), share), f"{what} of slice {share[0]}/{share[1]}")
     others = [job for job in widest(plan()) if not shop.store.has(job.id)]
     if others:
         raise UnfinishedError(
@@ -117,13 +119,18 @@ class _Driver:
     watch: Progress
     about: dict[str, Any]
     tell: _Once
+    what: str
 
+    schedule: Schedule = field(default_factory=lambda: Schedule(()))
     running: dict[str, Job] = field(default_factory=dict)
     elsewhere: list[Job] = field(default_factory=list)
     losses: Counter[str] = field(default_factory=Counter)
     repairs: Counter[str] = field(default_factory=Counter)
     failures: list[Outcome] = field(default_factory=list)
     done: int = 0
+    """Jobs that this run did. ``settled``: those that were finished when the plan was last made anew."""
+    settled: int = 0
+    halved: int = 0
 
     def complete(self) -> list[Path]:
         """Do all that is missing; the paths of the wanted artefacts."""
@@ -151,6 +158,7 @@ class _Driver:
 
     def _load(self) -> None:
         """Plan, or plan anew: then what runs goes on, and what failed is not tried again."""
+        self.settled += len(self.schedule.finished)
         self.jobs = list(self.plan())
         self.schedule = Schedule(missing(self.jobs, self.shop.store))
         self.wanted = {job.id: job for job in self.jobs}
@@ -163,7 +171,7 @@ class _Driver:
         looked = time.monotonic()
         while True:
             self._feed()
-            self.report("jobs", self.done, self.done + self.schedule.left)
+            self._tell_progress()
             if not self.running and not self.elsewhere:
                 return
             if self.deadline is not None and time.monotonic() >= self.deadline:
@@ -175,6 +183,12 @@ class _Driver:
                 for job in self.elsewhere:
                     self.schedule.put_back(job.id)
                 self.elsewhere.clear()
+
+    def _tell_progress(self) -> None:
+        """The total is that of the plan from the start; it changes only where a job has to be cut in two."""
+        done = self.settled + len(self.schedule.finished)
+        total = self.settled + len(self.schedule.jobs)
+        self.report(self.what, done, total, {"cut in two": self.halved} if self.halved else {})
 
     def _patience(self) -> float:
         """How long to wait for outcomes before looking around."""
@@ -238,6 +252,7 @@ class _Driver:
 
     def _halve(self, job: Job) -> None:
         self.shop.store.halve(job.id)
+        self.halved += 1
         self._load()
 
     def _fail(self, job: Job, outcome: Outcome) -> None:

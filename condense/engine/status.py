@@ -48,6 +48,9 @@ class Status:
     running: list[RunningJob] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     seconds_left: float | None = None
+    counted: int = 0
+    """Runs whose jobs these are, of `known` ones."""
+    known: int = 0
 
     @property
     def done(self) -> int:
@@ -71,7 +74,8 @@ def status_of(store: Store, out: Path | None = None) -> Status:
         return Status("none")
     jobs = {job[0]: job for name in chosen for job in neighbours.about(name).get("jobs", [])}
     finished = {job_id for job_id in jobs if store.path(job_id).exists()}
-    status = Status("running" if alive else "ended" if len(finished) == len(jobs) else "stopped", len(alive))
+    state = "running" if alive else "ended" if len(finished) == len(jobs) else "stopped"
+    status = Status(state, len(alive), counted=len(chosen), known=len(names))
     events = [event for name in chosen for event in read_events(store.root / "runs" / name)]
     events.sort(key=lambda event: float(event["time"]))
     for job_id, kind, _ in jobs.values():

@@ -15,10 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import torch
-
 from condense.errors import CondenseError
 from condense.files import canonical_json, disk_errors
+from condense.progress import Report, silent
 
 __all__ = [
     "Evaluation",
@@ -33,6 +32,7 @@ __all__ = [
 ]
 
 RESULT_FORMAT = 1
+REPORT_EVERY = 100
 
 
 class ResultError(CondenseError):
@@ -87,6 +87,8 @@ class Result:
     negative_log_likelihood: float | None = None
     confusion: tuple[tuple[int, ...], ...] | None = None
     """Test images by class (outer) and answer; None of more than 100 classes."""
+    quick: bool = False
+    """Trained for seconds, to see that all works: left out of the JSON where it is not so."""
 
     def __post_init__(self) -> None:
         if self.format != RESULT_FORMAT:
@@ -112,11 +114,12 @@ class Result:
     def key(self) -> tuple[str, ...]:
         """What makes two results repetitions of the very same run: a study that resumes skips these."""
         run = (self.condition, self.data, self.ipc, self.set_sha256, self.set_index, self.student, self.targets)
-        return (*map(str, run), str(self.seed), self.config_sha256, *([self.track] if self.track else []))
+        more = [*([self.track] if self.track else []), *(["quick"] if self.quick else [])]
+        return (*map(str, run), str(self.seed), self.config_sha256, *more)
 
     def to_json(self) -> str:
         """One line without a line end. What was not measured is left out."""
-        values = dataclasses.asdict(self)
+        values = {**dataclasses.asdict(self), "quick": True if self.quick else None}
         return canonical_json({name: value for name, value in values.items() if value is not None})
 
     @classmethod
@@ -138,7 +141,7 @@ class Result:
         return cls(**{**values, **lists})
 
 
-LATER = {"track", "accuracy_per_class", "calibration_error", "negative_log_likelihood", "confusion"}
+LATER = {"track", "accuracy_per_class", "calibration_error", "negative_log_likelihood", "confusion", "quick"}
 """Fields that the first results did not have."""
 
 LISTS = {"losses", "accuracy_per_class", "confusion"}
@@ -156,6 +159,8 @@ def _check_type(name: str, value: object) -> None:
         expected = (dict,)
     elif name in LISTS:
         expected = (list,)
+    elif name == "quick":
+        expected = (bool,)
     elif name in (
         "condition",
         "method",
@@ -170,7 +175,7 @@ def _check_type(name: str, value: object) -> None:
         expected = (str,)
     else:
         expected = (int,)
-    if not isinstance(value, expected) or isinstance(value, bool):
+    if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
         raise ResultError(f"{name} is {value!r}, expected {expected[-1].__name__}")
     if isinstance(value, list) and not all(_is_item(name, item) for item in value):
         raise ResultError(f"{name} holds something else than {'rows of counts' if name == 'confusion' else 'numbers'}")
@@ -228,8 +233,10 @@ class Evaluation(Sequence[Result]):
         return self.results[index]
 
 
-def append_result(path: Path, result: Result) -> None:
+def append_result(path: Path, result: Result) -> int:
     """Add one line, whole or not at all, also when several processes append and when one was killed in the middle.
+
+    Returns how many bytes it has.
 
     Under a lock on the file: what a killed writer left after the last line end is cut off, then the line is written
     and made durable. A full disk raises :class:`~condense.errors.OutputError` and leaves the file as it was.
@@ -249,6 +256,7 @@ def append_result(path: Path, result: Result) -> None:
             except OSError:
                 file.truncate(end)
                 raise
+    return len(line)
 
 
 def _whole_lines(handle: int, block: int = 65536) -> int:
@@ -263,24 +271,30 @@ def _whole_lines(handle: int, block: int = 65536) -> int:
     return 0
 
 
-def read_results(paths: Path | Iterable[Path]) -> list[Result]:
+def read_results(paths: Path | Iterable[Path], report: Report = silent) -> list[Result]:
     """Every result of one or several files, in order.
 
     Raises :class:`ResultError` naming file and line for anything that is not a valid result. An unfinished last line
     (a writer was killed) is left out: that run counts as not done.
     """
     results = []
-    for path in [paths] if isinstance(paths, Path) else paths:
+    paths = [paths] if isinstance(paths, Path) else list(paths)
+    for read, path in enumerate(paths):
+        report("reading files of results", read, len(paths))
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ResultError(f"cannot read results from {path}: {error}; expected a file of JSON lines") from None
         whole, _, _ = text.rpartition("\n")
-        for number, line in enumerate(whole.split("\n") if whole else [], start=1):
+        lines = whole.split("\n") if whole else []
+        for number, line in enumerate(lines, start=1):
+            if number % REPORT_EVERY == 0:
+                report("lines", number, len(lines))
             try:
                 results.append(Result.from_json(line))
             except ResultError as error:
                 raise ResultError(f"{path}, line {number}: {error}") from None
+    report("reading files of results", len(paths), len(paths))
     return results
 
 
@@ -291,4 +305,6 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Of what a result depends on."""
+    import torch  # results can be read without it
+
     return {"python": platform.python_version(), "numpy": version("numpy"), "torch": torch.__version__}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from condense.data.folders import FileImages, class_folders
+from condense.data.folders import FileImages, class_folders, note_others
 from condense.data.images import UNREADABLE, Geometry, look, open_image
 from condense.data.spec import DatasetSpec
 from condense.errors import DataError, suggest
@@ -81,7 +81,8 @@ def read_foreign(source: Path, labels: Path | None, spec: DatasetSpec, report: R
 def read_folder(source: Path, spec: DatasetSpec, report: Report) -> Foreign:
     """Image files in a folder per class, below ``source`` or its ``train``; ``classes.json`` may say which is which."""
     folder = source / "train" if (source / "train").is_dir() else source
-    folders, files = class_folders(folder)
+    folders, files, others = class_folders(folder)
+    note_others(others, folder, report)
     names = class_names(source, folders)
     for name in names:
         if name not in spec.classes:

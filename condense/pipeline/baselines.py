@@ -63,7 +63,7 @@ def chosen_sets(
         jobs += set_jobs(like, data.spec, context, teachers, name=name, indices=[index], labellers=labellers)
     return [
         Given(folder, load(folder), index)
-        for folder, (_, index, _) in zip(run_all(lambda: jobs, context), wanted, strict=True)
+        for folder, (_, index, _) in zip(run_all(lambda: jobs, context, what=f"jobs for {name}"), wanted, strict=True)
     ]
 
 

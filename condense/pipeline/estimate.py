@@ -6,18 +6,21 @@ process of its own, with real data and a teacher that need not be trained: time 
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from condense.config import from_mapping
 from condense.data import Data, DatasetSpec, holdout
+from condense.device import available_cpus
 from condense.engine.events import read_events
 from condense.engine.job import Job, in_order
 from condense.engine.perform import Settings
@@ -31,7 +34,7 @@ from condense.pipeline.context import Context
 from condense.pipeline.execution import Execution
 from condense.pipeline.plans import name_of, set_jobs
 from condense.pipeline.priors import with_known_priors
-from condense.pipeline.request import Request
+from condense.pipeline.request import Request, no_smaller
 from condense.pipeline.teachers import build_for, teacher_jobs
 from condense.pipeline.workers import write_rows
 from condense.shards.decode import CANVASES
@@ -50,19 +53,24 @@ PROBE_IMAGES = 2000
 
 @dataclass
 class KindEstimate:
-    """Jobs of one kind; ``steps`` of optimisation and ``seconds`` of those still to be done, None if not known."""
+    """Jobs of one kind; ``steps`` of optimisation and ``seconds`` of those still to be done, None if not known.
+
+    ``at_least``: seconds that they take in any case, as far as that was seen.
+    """
 
     kind: str
     jobs: int = 0
     done: int = 0
     steps: int = 0
     seconds: float | None = None
+    at_least: float = 0.0
 
 
 @dataclass
 class Estimate:
     """``seconds`` with as many workers as asked for; ``peak_memory`` in bytes of the largest process; None: not known.
 
+    ``at_least``: what of ``seconds`` is known, where not all of it is. ``why_not_known`` says why, else it is empty.
     ``store_bytes``: what the store grows by. ``set_bytes``: all published sets together.
     """
 
@@ -71,6 +79,8 @@ class Estimate:
     store_bytes: int
     set_bytes: int
     seconds: float | None = None
+    at_least: float = 0.0
+    why_not_known: str = ""
     peak_memory: int | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -106,6 +116,12 @@ def estimate(request: Request, context: Context, *, teachers: Sequence[Path] = (
     if probe and todo:
         with _Prober(request, context, data, jobs) as prober:
             prober.measure(made, todo)
+    if not todo:
+        made.seconds = 0.0
+    elif not probe:
+        made.why_not_known = "nothing was measured; leave out --no-probe"
+    if odd := no_smaller(request, data.spec):
+        made.notes.append(odd)
     return made
 
 
@@ -155,11 +171,28 @@ def steps_of(job: Job, request: Request, data: Data) -> int:
     return epochs * steps
 
 
+def time_seen(events: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds from the first to the last event of a job, which it took at least."""
+    return float(events[-1]["time"] - events[0]["time"]) if events else 0.0
+
+
+def why_not_measured(slow: Sequence[str], too_large: Sequence[str]) -> str:
+    """In words: jobs of these kinds made no progress to speak of in the time of a probe, or did not fit into memory."""
+    reasons = [f"{', '.join(too_large)} did not fit into memory"] if too_large else []
+    if slow:
+        cores, load = available_cpus(), os.getloadavg()[0]
+        busy = f"; the machine is busy (load {load:.1f} on {cores} cores), try again later" if load > cores else ""
+        reasons.append(f"{', '.join(slow)} got too little done in {4 * PROBE_S:.0f} s to be measured{busy}")
+    return ", and ".join(reasons)
+
+
 class _Prober:
     """Does the first seconds of jobs in a scratch store. A context manager, which removes it."""
 
     def __init__(self, request: Request, context: Context, data: Data, jobs: Sequence[Job]) -> None:
         self.request, self.context, self.data, self.jobs = request, context, data, jobs
+        self.seen_s = 0.0
+        """What all jobs that are being measured take at least, as far as was seen."""
 
     def __enter__(self) -> _Prober:
         self._folder = tempfile.TemporaryDirectory(prefix="condense-plan-")
@@ -173,19 +206,25 @@ class _Prober:
 
     def measure(self, made: Estimate, todo: set[str]) -> None:
         """Fill in seconds and memory of the jobs ``todo``."""
-        peaks = []
+        peaks, too_large = [], list[str]()
         for number, kind in enumerate(made.kinds):
             self.context.report("measuring", number, len(made.kinds))
             jobs = [job for job in in_order(self.jobs) if job.kind == kind.kind and job.id in todo]
+            self.seen_s = 0.0
             try:
                 kind.seconds, peak = self._probe(jobs)
             except MemoryShortError as error:
                 made.notes.append(str(error))
+                too_large.append(kind.kind)
                 continue
+            kind.at_least = self.seen_s if kind.seconds is None else kind.seconds
             peaks += [] if peak is None else [peak]
         self.context.report("measuring", len(made.kinds), len(made.kinds))
+        made.at_least = sum(self._side_by_side(kind) for kind in made.kinds)
         if all(kind.seconds is not None for kind in made.kinds):
-            made.seconds = sum(self._side_by_side(kind) for kind in made.kinds)
+            made.seconds = made.at_least
+        slow = [kind.kind for kind in made.kinds if kind.seconds is None and kind.kind not in too_large]
+        made.why_not_known = why_not_measured(slow, too_large)
         made.peak_memory = max(peaks, default=None)
 
     def largest_batch(self, job: Job) -> int:
@@ -207,7 +246,7 @@ class _Prober:
     def _side_by_side(self, kind: KindEstimate) -> float:
         """Seconds with several workers: the jobs of one kind run beside each other, the kinds one after the other."""
         workers = self.context.execution.workers or 1
-        return (kind.seconds or 0.0) / max(1, min(workers, kind.jobs - kind.done))
+        return kind.at_least / max(1, min(workers, kind.jobs - kind.done))
 
     def _probe(self, jobs: list[Job]) -> tuple[float | None, int | None]:
         """Seconds for all these jobs of one kind, and the peak memory of the largest; None where that is not known."""
@@ -247,6 +286,7 @@ class _Prober:
         most = max(slots_in(job) for job in jobs)
         if one is None or most == 1:
             return None if one is None else one * len(jobs), one_peak
+        self.seen_s = one * len(jobs)
         two, two_peak = self._run(self._with_slots(max(jobs, key=slots_in), 2))
         if two is None or one_peak is None or two_peak is None:
             return None, one_peak
@@ -370,6 +410,7 @@ class _Prober:
         runs = sorted((self.scratch.store.root / "runs").iterdir(), key=lambda folder: folder.stat().st_mtime)
         events = [event for event in read_events(runs[-1]) if event["job"] == job.id]
         peak = max((event.get("peak_memory_bytes", 0) for event in events), default=0) or None
+        self.seen_s = max(self.seen_s, time_seen(events))
         if events and events[-1]["event"] == "done":
             return float(events[-1]["seconds"]), peak
         progress = [event for event in events if event["event"] == "progress"]

@@ -269,8 +269,11 @@ def student_job(
     weights: bool = False,
     teachers: tuple[Job, ...] = (),
     held_out: Mapping[str, float] | None = None,
+    quick: bool = False,
 ) -> Job:
     """A student of a set on disk; measured if there is a data set. ``teachers``: those that it asks for labels.
+
+    ``quick``: its weights are marked as those of a budget of seconds.
 
     ``held_out``: the ``fraction`` and ``seed`` of :func:`condense.data.holdout` that say which training images it is
     measured on, instead of the test images.
@@ -283,6 +286,7 @@ def student_job(
         "measured": data is not None,
         "compute": context.compute.identity(),
         **({"held_out": dict(held_out)} if held_out else {}),
+        **({"quick": True} if quick else {}),
     }
     where: dict[str, Any] = {"set": str(path)}
     sources: tuple[str, ...] = (set_hash(path),)
@@ -361,11 +365,13 @@ def run_all(
     shared: bool = False,
     out: Sequence[Path] = (),
     finished: Finished | None = None,
+    what: str = "jobs",
 ) -> list[Path]:
     """Make what is missing; the folders of the plan's jobs.
 
     shared: whether slices share the work out. Otherwise all of it is needed by each, and done by the first to come.
     out: where the user will find the result, for `condense status`.
+    what: what the jobs are called in the report: a command that makes several plans has a name for each.
     """
     execution = context.execution
     return run(
@@ -378,4 +384,5 @@ def run_all(
         watch=context.watch,
         about={"out": [str(path.absolute()) for path in out]},
         finished=finished,
+        what=what,
     )

@@ -71,7 +71,7 @@ def _sets(request: Request, context: Context, teacher: Job, name: str) -> list[J
 
 
 def _students(request: Request, context: Context, teacher: Job, first: Job, name: str) -> list[Job]:
-    [folder] = run_all(lambda: _sets(request, context, teacher, name), context)
+    [folder] = run_all(lambda: _sets(request, context, teacher, name), context, what="jobs for a prior")
     network = load_teacher(context.store.path(first.id)).info.network
     asked = (teacher,) if load(folder).asks_teachers else ()
     recipe = StudentRecipe(network=network)
@@ -82,7 +82,8 @@ def _students(request: Request, context: Context, teacher: Job, first: Job, name
 
 def _prior(request: Request, context: Context, teacher: Job, first: Job, name: str) -> float:
     students = _students(request, context, teacher, first, name)
-    outcomes = [one for folder in run_all(lambda: students, context) for one in read_outcomes(folder)]
+    folders = run_all(lambda: students, context, what="students for a prior")
+    outcomes = [one for folder in folders for one in read_outcomes(folder)]
     for one in outcomes:
         if isinstance(one, Failure):
             raise MethodError(

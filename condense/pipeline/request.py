@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from condense.config import from_mapping, merge, to_mapping
-from condense.data import DATASETS
+from condense.data import DATASETS, DatasetSpec
 from condense.errors import ConfigError, suggest
 from condense.labels.relabel import LabelConfig
 from condense.methods import METHODS
@@ -18,7 +18,7 @@ from condense.recipes import at_ipc
 from condense.shards import SetInfo
 from condense.teachers.recipe import TeacherRecipe
 
-__all__ = ["Request", "hurried", "request_of", "resolve"]
+__all__ = ["Request", "hurried", "no_smaller", "request_of", "resolve"]
 
 IMAGES = ("root", "size", "channels", "normalisation")
 SECTIONS = ("data", "method", "ipc", "sets", "seed", "teacher", "teachers", "labels", *IMAGES)
@@ -59,6 +59,20 @@ class Request:
             raise ConfigError(f"teachers names {', '.join(self.teachers)}; expected different networks")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
+
+
+def no_smaller(request: Request, spec: DatasetSpec) -> str | None:
+    """What to say of a set that would be as large as the data it is to stand for, or larger; None of a smaller one.
+
+    Methods that need real images refuse to make more than there are; those that begin with noise can make any number.
+    """
+    size, label = min((size, label) for label, size in enumerate(spec.train_sizes))
+    if request.ipc < size:
+        return None
+    return (
+        f'ipc is {request.ipc}, but class "{spec.classes[label]}" of {spec.name} has {size} training images: the set '
+        f"would be no smaller than the data it stands for; an ipc below {size} makes sense"
+    )
 
 
 def resolve(values: Mapping[str, Any], *, quick: bool = False) -> Request:

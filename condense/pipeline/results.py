@@ -38,6 +38,12 @@ def named(what: str, seed: int | None) -> str:
     return f"{what}.json" if seed is None else f"{what}-{seed}.json"
 
 
+def named_row(one: Result | Failure, condition: str, track: str, quick: bool) -> Result | Failure:
+    """What a student's job wrote, as a line of the table of this evaluation."""
+    one = replace(one, condition=condition, track=track)
+    return replace(one, quick=quick) if isinstance(one, Result) else one
+
+
 def read_outcome(folder: Path, cost: Mapping[str, float] | None = None) -> Result | Failure:
     """What a student's job wrote, with what the job has cost, as far as that is known."""
     [found] = read_outcomes(folder, cost)
@@ -58,9 +64,34 @@ def read_outcomes(folder: Path, cost: Mapping[str, float] | None = None) -> list
     return found
 
 
-def measure_all(students: Sequence[Student], context: Context, path: Path | None) -> tuple[list[Result], list[Failure]]:
-    """Run students and collect their results, appending to ``path`` those that are not there, as they come in."""
-    known = {result.key for result in read_results(path)} if path is not None and path.exists() else set()
+class Held:
+    """The results in a file that several slices may add to. It is read again only after another has done so."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.keys, self.size = path, set[tuple[str, ...]](), 0
+        self.look()
+
+    def look(self) -> None:
+        """Take note of what others have added."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size != self.size:
+            self.keys, self.size = {one.key for one in read_results(self.path)}, size
+
+    def add(self, result: Result) -> None:
+        """Append a result that is not there."""
+        if result.key not in self.keys:
+            self.size += append_result(self.path, result)
+            self.keys.add(result.key)
+
+
+def measure_all(
+    students: Sequence[Student], context: Context, path: Path | None, *, quick: bool = False
+) -> tuple[list[Result], list[Failure]]:
+    """Run students and collect their results, appending to ``path`` those that are not there, as they come in.
+
+    ``quick``: mark them as results of a budget of seconds.
+    """
+    held = None if path is None else Held(path)
     rows: dict[str, list[tuple[str, str]]] = {}
     for condition, track, job in students:
         rows.setdefault(job.id, []).append((condition, track))
@@ -75,16 +106,15 @@ def measure_all(students: Sequence[Student], context: Context, path: Path | None
                 earlier.update(costs(context.store.root / "runs"))
             cost = earlier.setdefault(job.id, {})
         outcomes = read_outcomes(context.store.path(job.id), cost)
+        if held is not None and outcome is None:
+            held.look()
         for condition, track in rows[job.id]:
-            collected[job.id, condition, track] = [replace(one, condition=condition, track=track) for one in outcomes]
-            if path is not None and outcome is None and path.exists():  # another slice may have added it meanwhile
-                known.update(one.key for one in read_results(path))
+            collected[job.id, condition, track] = [named_row(one, condition, track, quick) for one in outcomes]
             for found in collected[job.id, condition, track]:
-                if path is not None and isinstance(found, Result) and found.key not in known:
-                    append_result(path, found)
-                    known.add(found.key)
+                if held is not None and isinstance(found, Result):
+                    held.add(found)
 
-    run_all(lambda: [job for _, _, job in students], context, shared=True, finished=take)
+    run_all(lambda: [job for _, _, job in students], context, shared=True, finished=take, what="students")
     found = [one for condition, track, job in students for one in collected[job.id, condition, track]]
     return (
         [one for one in found if isinstance(one, Result)],

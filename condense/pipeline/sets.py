@@ -17,8 +17,9 @@ from condense.pipeline.estimate import explain
 from condense.pipeline.plans import name_of, relabelled_job, run_all, set_jobs
 from condense.pipeline.priors import with_priors
 from condense.pipeline.publish import publish, refuse_other_files, refuse_other_set
-from condense.pipeline.request import Request, request_of
+from condense.pipeline.request import Request, no_smaller, request_of
 from condense.pipeline.teachers import check_made, given_teachers, stored_teachers, teacher_jobs
+from condense.progress import note
 
 __all__ = ["distill", "relabel"]
 
@@ -36,6 +37,8 @@ def distill(
     """
     data = context.data(request.data)
     request.method.check(data.spec, request.ipc)
+    if odd := no_smaller(request, data.spec):
+        note(context.report, odd)
     name = name_of(request, data.spec)
     out = out or Path("synthesized") / name
     folders = [out] if request.sets == 1 else [out / f"set-{index}" for index in range(request.sets)]

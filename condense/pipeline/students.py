@@ -28,13 +28,17 @@ from condense.training import Diverged
 
 __all__ = ["TrainOutcome", "evaluate", "train"]
 
+QUICK_EPOCHS = 2
+
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """Where the weights are, and the accuracy on the test images if a data set was at hand."""
+    """Where the weights are, the accuracy on the test images if a data set was at hand, and whether the training was
+    cut to a budget of seconds."""
 
     path: Path
     accuracy: float | None
+    quick: bool = False
 
 
 def train(
@@ -46,13 +50,16 @@ def train(
     seed: int = 0,
     data: DataRequest | None = None,
     teachers: Sequence[Path] = (),
+    quick: bool = False,
 ) -> TrainOutcome:
     """Train one network on a set and write its weights to ``out`` (safetensors, with its name and spec).
 
+    quick: cuts the epochs to 2 where ``recipe`` does not say; the file says so.
     teachers: for a set that stores no soft labels, where the store does not have those that it names.
     """
     if out.suffix != ".safetensors":
         raise ConfigError(f'--out is "{out}"; expected a name that ends in .safetensors')
+    recipe, hurried = in_a_hurry(recipe, quick)
     dataset = load(path)
     build_for(dataset.spec, recipe.network)
     if data is not None:
@@ -61,7 +68,7 @@ def train(
     asked: tuple[Job, ...] = ()
     if recipe.targets == "soft" and dataset.asks_teachers:
         asked = given_teachers(dataset.spec, teachers) if teachers else stored_teachers(dataset.info, context)
-    job = student_job(path, recipe, seed, 0, context, data, weights=True, teachers=asked)
+    job = student_job(path, recipe, seed, 0, context, data, weights=True, teachers=asked, quick=hurried)
     made = run_all(lambda: [job], context)[0]
     if (made / "failed.json").exists():
         raise Diverged(str(read_outcome(made)))
@@ -69,7 +76,14 @@ def train(
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(made / "model.safetensors", out)
     found = read_outcome(made) if data is not None else None
-    return TrainOutcome(out, found.accuracy if isinstance(found, Result) else None)
+    return TrainOutcome(out, found.accuracy if isinstance(found, Result) else None, hurried)
+
+
+def in_a_hurry(recipe: StudentRecipe, quick: bool) -> tuple[StudentRecipe, bool]:
+    """The recipe within a budget of seconds, if that is wanted and it does not say otherwise; whether it was cut."""
+    if not quick or recipe.epochs is not None:
+        return recipe, False
+    return replace(recipe, epochs=QUICK_EPOCHS), True
 
 
 def evaluate(
@@ -116,6 +130,7 @@ def evaluate(
     if tracks and (targets is not None or student not in (None, StudentRecipe())):
         raise ConfigError("a track says how students are trained; leave out --targets and settings of the student")
     check_against(against)
+    template, hurried = in_a_hurry(student or StudentRecipe(), quick)
     given = opened_sets(paths)
     request = request_of(given[0].dataset.info, data)
     opened = context.data(request)
@@ -145,8 +160,8 @@ def evaluate(
         jobs = [job for made, _ in planned for job in made]
         rates = [rate for _, searched in planned for rate in searched]
     else:
-        jobs, rates = own_students(asked, targets, student or StudentRecipe()), []
-    measured, failures = measure_all(jobs, context, results)
+        jobs, rates = own_students(asked, targets, template), []
+    measured, failures = measure_all(jobs, context, results, quick=hurried)
     return Evaluation(tuple(measured), tuple(failures), tuple(rates))
 
 
@@ -205,8 +220,6 @@ def own_students(asked: _Asked, targets: Sequence[str] | None, template: Student
     for value in targets:
         if value not in ("soft", "hard"):
             raise ConfigError(f'--targets is "{value}"; {suggest(value, ("soft", "hard"))}')
-    if asked.quick and template.epochs is None:
-        template = replace(template, epochs=2)
     sets = [] if asked.only_against else [(asked.names[one.path], one) for one in given]
     asking = "soft" in targets and any(one.dataset.asks_teachers for one in given)
     makers = asked.makers() if asked.against or asking else ()

@@ -63,8 +63,13 @@ def import_teacher(
 
 
 def teacher_jobs(request: Request, data: Data, context: Context, folders: Sequence[Path]) -> tuple[Job, ...]:
-    """The teachers of a distillation: those in ``folders``, checked, or one to be trained."""
+    """The teachers of a distillation: those in ``folders``, checked, or one to be trained.
+
+    A folder that is no teacher is named before their number is counted.
+    """
     check_own_network(request, data.spec)
+    for folder in folders:
+        load_teacher(folder)
     request.method.check_number(len(folders) or len(request.teachers) or 1)
     if request.method.hard_labels and request.labels.codec == "none" and not folders and not request.teachers:
         return ()
@@ -101,7 +106,7 @@ def check_own_network(request: Request, spec: DatasetSpec) -> None:
 
 def check_made(jobs: Sequence[Job], spec: DatasetSpec, request: Request, context: Context) -> None:
     """Train what has to be trained, and refuse what came out too weak before anything is built on it."""
-    for folder in run_all(lambda: jobs, context):
+    for folder in run_all(lambda: jobs, context, what="teachers"):
         check_fits(folder, spec, request)
 
 

@@ -64,7 +64,7 @@ class OnTrack:
     def labelled(self, given: Sequence[Given]) -> list[Given]:
         """The same images with the track's labels."""
         jobs = self.label_jobs(given)
-        folders = run_all(lambda: jobs, self.context)
+        folders = run_all(lambda: jobs, self.context, what="sets with the labels of the track")
         return [Given(folder, load(folder), one.index) for folder, one in zip(folders, given, strict=True)]
 
     def label_jobs(self, given: Sequence[Given], **departures: Any) -> list[Job]:
@@ -168,11 +168,14 @@ def tried_rates(at: OnTrack, network: str) -> dict[float, list[float | None]]:
         labels=labels(count, count, 8 * SPARE),
     )
     [folder] = run_all(
-        lambda: set_jobs(like, spec, at.context, at.labellers, name="random", labellers=at.labellers), at.context
+        lambda: set_jobs(like, spec, at.context, at.labellers, name="random", labellers=at.labellers),
+        at.context,
+        what="jobs for the search",
     )
     one = Given(folder, load(folder), 0)
     jobs = {rate: at.of_set(one, network, rate, range(SEARCH_STUDENTS), held_out=HOLDOUT) for rate in at.track.rates}
-    made = iter(run_all(lambda: [job for group in jobs.values() for job in group], at.context))
+    students = [job for group in jobs.values() for job in group]
+    made = iter(run_all(lambda: students, at.context, what="students of the search"))
     outcomes = {rate: [one for _ in group for one in read_outcomes(next(made))] for rate, group in jobs.items()}
     return {
         rate: [None if isinstance(one, Failure) else one.accuracy for one in group] for rate, group in outcomes.items()

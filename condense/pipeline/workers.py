@@ -308,7 +308,8 @@ def students(job: Task, inputs: Sequence[Path], desk: Desk, context: Context) ->
             result = measure_set(*one, dataset, data, recipe, seed=seed, **common)
             keep_result(desk.folder, result, seed=whose)
         if job.config.get("weights"):
-            save_network(desk.folder / "model.safetensors", one[0], dataset.spec, recipe.network)
+            quick = bool(job.config.get("quick"))
+            save_network(desk.folder / "model.safetensors", one[0], dataset.spec, recipe.network, quick=quick)
 
 
 def held_out(data: Data, part: Mapping[str, Any] | None) -> Data:

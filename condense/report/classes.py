@@ -22,9 +22,8 @@ def rows_by_class(results: Sequence[Result], classes: Sequence[str]) -> dict[str
     """
     tables: dict[str, dict[str, list[Result]]] = {}
     for result in results:
-        title = (
-            f"{result.student}, {result.track or result.targets + ' targets'}, IPC {result.ipc}: accuracy in percent"
-        )
+        place = result.track or f"{result.targets} targets{' (quick)' if result.quick else ''}"
+        title = f"{result.student}, {place}, IPC {result.ipc}: accuracy in percent"
         tables.setdefault(title, {}).setdefault(result.condition, []).append(result)
     return {
         title: [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from condense.evaluation.diversity import SCORES, Score, SetDiversity
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from condense.evaluation.diversity import Score, SetDiversity
 
 __all__ = ["rows_of_scores"]
 
@@ -13,6 +16,8 @@ NONE = "-"
 def rows_of_scores(one: SetDiversity) -> list[list[str]]:
     """Headings, then a row for every score: of the set, of random real images, their difference in standard deviations
     of the draws, of the whole real classes. "-" where there is none."""
+    from condense.evaluation.diversity import SCORES
+
     return [list(HEADINGS), *([SCORES[name], *_cells(score)] for name, score in one.scores.items())]
 
 

@@ -95,7 +95,7 @@ def by_setting(rows: Sequence[Row]) -> dict[Setting, dict[str, dict[str, float]]
     """Setting -> track without its version -> condition -> mean accuracy."""
     means: dict[Setting, dict[str, dict[str, float]]] = {}
     for row in rows:
-        track = row.track.partition("@")[0] or row.targets
+        track = row.track.partition("@")[0] or row.place
         tracks = means.setdefault((row.data, row.ipc, row.student), {})
         tracks.setdefault(track, {})[row.condition] = row.summary.mean
     return means

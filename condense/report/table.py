@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from condense.evaluation.statistics import Difference, Summary, paired_difference, summarise
 from condense.files import bytes_in_words
+from condense.progress import Report, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,9 +32,14 @@ HEADINGS = (
     "images",
     "labels",
 )
+CORESETS = frozenset(("herding", "k-center", "k-means", "moderate", "el2n", "forgetting", "ccs", "cad-prune"))
+"""By name, since asking the methods would import all of them for a table; a test asks them."""
+
 DIFFERENCE = 7
 WIDE = 150
 NONE = "-"
+QUICK = "(quick)"
+QUICK_NOTE = "(quick): students were trained for seconds, to see that all works; such numbers say nothing of a set"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +64,23 @@ class Row:
     image_bytes: int
     """Of one set, the mean over the runs; `label_bytes` likewise."""
     label_bytes: int
+    quick: bool = False
+    """Of students that were trained for seconds, to see that all works."""
+
+    @property
+    def mark(self) -> str:
+        """Says that it was quick, where the track does not."""
+        return f" {QUICK}" if self.quick and QUICK not in self.track else ""
+
+    @property
+    def place(self) -> str:
+        """The track, or, where there was none, the targets."""
+        return f"{self.track or self.targets}{self.mark}"
 
     @property
     def terms(self) -> str:
-        """The track, or, where there was none, the targets."""
-        return f"track {self.track}" if self.track else f"{self.targets} targets"
+        """The same in a sentence."""
+        return f"track {self.track}{self.mark}" if self.track else f"{self.targets} targets{self.mark}"
 
     @property
     def statement(self) -> str:
@@ -80,7 +98,7 @@ class Row:
         return words
 
 
-def rows_of(results: Sequence[Result], baseline: str = "random") -> list[Row]:
+def rows_of(results: Sequence[Result], baseline: str = "random", report: Report = silent) -> list[Row]:
     """Group results into rows, in order of first appearance.
 
     Only runs of the same recipe are put together or compared. Where a run is there twice, the later one counts.
@@ -93,17 +111,17 @@ def rows_of(results: Sequence[Result], baseline: str = "random") -> list[Row]:
         setting = _setting(group[0])
         if group[0].method in coresets() and (setting not in best or _mean(group) > _mean(best[setting])):
             best[setting] = group
-    return [
-        _row(group, groups.get((baseline, *_setting(group[0])), []), baseline, best.get(_setting(group[0]), []))
-        for group in groups.values()
-    ]
+    rows = []
+    for number, group in enumerate(groups.values(), start=1):
+        setting = _setting(group[0])
+        rows.append(_row(group, groups.get((baseline, *setting), []), baseline, best.get(setting, [])))
+        report("comparing", number, len(groups))
+    return rows
 
 
-def coresets() -> set[str]:
+def coresets() -> frozenset[str]:
     """The methods that choose real images other than at random."""
-    from condense.methods import choosers
-
-    return {*choosers()} - {"random"}
+    return CORESETS
 
 
 def _mean(group: Sequence[Result]) -> float:
@@ -112,7 +130,8 @@ def _mean(group: Sequence[Result]) -> float:
 
 def _setting(result: Result) -> tuple[str, ...]:
     """What must agree for two results to be comparable."""
-    return (result.data, str(result.ipc), result.student, result.targets, result.track, result.config_sha256)
+    setting = (result.data, str(result.ipc), result.student, result.targets, result.track, result.config_sha256)
+    return (*setting, QUICK) if result.quick else setting
 
 
 def _row(group: list[Result], base: list[Result], baseline: str, best: list[Result]) -> Row:
@@ -132,6 +151,7 @@ def _row(group: list[Result], base: list[Result], baseline: str, best: list[Resu
         to_coreset=paired_difference(_runs(group), _runs(best)) if coreset not in ("", first.condition) else None,
         image_bytes=sum(result.bytes_images for result in group) // len(group),
         label_bytes=sum(result.bytes_labels for result in group) // len(group),
+        quick=first.quick,
     )
 
 
@@ -145,7 +165,12 @@ def markdown(rows: Sequence[Row]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join([*lines, "", *(f"- {row.statement}" for row in rows)]) + "\n"
+    return "\n".join([*lines, "", *(f"- {line}" for line in sentences(rows))]) + "\n"
+
+
+def sentences(rows: Sequence[Row]) -> list[str]:
+    """What stands below the table: a sentence per row, and what of them was quick."""
+    return [*(row.statement for row in rows), *([QUICK_NOTE] if any(row.quick for row in rows) else [])]
 
 
 def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -158,6 +183,7 @@ def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "student": row.student,
             "targets": row.targets,
             "track": row.track,
+            "quick": row.quick,
             "accuracy": row.summary.mean,
             "sd": row.summary.sd,
             "sd_sets": row.summary.sd_sets,
@@ -223,8 +249,8 @@ def show(rows: Sequence[Row], console: Console | None = None) -> None:
         style = {"better": "green", "worse": "red"}.get(_verdict(row))
         table.add_row(*(cells[number] for number in shown), style=style)
     console.print(table)
-    for row in rows:
-        console.print(f"- {row.statement}", markup=False, highlight=False)
+    for line in sentences(rows):
+        console.print(f"- {line}", markup=False, highlight=False)
 
 
 def _verdict(row: Row) -> str:
@@ -245,7 +271,7 @@ def _cells(row: Row) -> list[str]:
         str(row.ipc),
         row.condition,
         row.student,
-        row.track or row.targets,
+        row.place,
         f"{100 * summary.mean:.2f}{spread} ({summary.n_sets} x {summary.n_students})",
         _interval(summary.interval) + unit,
         _difference(row),

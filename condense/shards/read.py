@@ -127,6 +127,17 @@ class LabelFile:
                 self.pool, self.draw, self.teachers, self.teacher_bn, self.codec, self.settings)  # fmt: skip
 
 
+LabelKind = Literal["stored", "asked", "classes"]
+"""Soft labels that are stored, soft labels that the teachers which the set names are asked for, or classes alone."""
+
+
+def kind_of(labels: LabelFile) -> LabelKind:
+    """What a label file is for: views alone, with or without teachers who are to be asked, or labels."""
+    if not CODECS[labels.codec].online:
+        return "stored"
+    return "asked" if labels.teachers else "classes"
+
+
 @dataclass(frozen=True)
 class SetFiles:
     """A checked set: ``images`` has at least one file; ``labels`` are in order of their records, or empty."""
@@ -139,6 +150,11 @@ class SetFiles:
     @property
     def n_items(self) -> int:
         return sum(file.n_items for file in self.images)
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """What trains beside the images: see `LabelKind`."""
+        return kind_of(self.labels[0]) if self.labels else "classes"
 
     @property
     def n_rows(self) -> int:

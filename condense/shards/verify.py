@@ -6,18 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condense.shards.errors import NotASet
-from condense.shards.read import Level, SetFiles, read_images, read_labels, read_set
+from condense.shards.read import LabelFile, LabelKind, Level, SetFiles, kind_of, read_images, read_labels, read_set
 
 __all__ = ["Report", "SetBytes", "set_bytes", "verify"]
 
 
 @dataclass(frozen=True)
 class SetBytes:
-    """Bytes on disk: image files, label files, and whatever else is needed to use them."""
+    """Bytes on disk: image files, label files, and whatever else is needed to use them.
+
+    ``records``: those of ``labels`` that are labels; the others say of what views they are, whatever the labels hold.
+    """
 
     images: int
     labels: int
     other: int
+    records: int = 0
 
     @property
     def total(self) -> int:
@@ -26,7 +30,10 @@ class SetBytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was checked. ``rows``, ``items`` and ``epochs`` are 0 where there is nothing to count."""
+    """What was checked. ``rows``, ``items`` and ``epochs`` are 0 where there is nothing to count.
+
+    ``epochs`` of the views, which have soft labels unless ``label_kind`` is ``classes``.
+    """
 
     files: tuple[str, ...]
     level: Level
@@ -34,6 +41,12 @@ class Report:
     items: int
     epochs: int
     bytes: SetBytes
+    label_kind: LabelKind = "classes"
+
+
+def record_bytes(held: LabelFile) -> int:
+    """Bytes of a label file that grow with the labels."""
+    return sum(array.nbytes for array in held.columns.values())
 
 
 def set_bytes(files: SetFiles) -> SetBytes:
@@ -43,6 +56,7 @@ def set_bytes(files: SetFiles) -> SetBytes:
         images=sum(sizes[name] for name in files.info.image_files),
         labels=sum(sizes[name] for name in files.info.label_files),
         other=(files.path / "set.json").stat().st_size,
+        records=sum(map(record_bytes, files.labels)),
     )
 
 
@@ -66,6 +80,7 @@ def verify(path: Path | str, level: Level = "hashes") -> Report:
         items=files.n_items,
         epochs=files.labels[0].epochs if files.labels else 0,
         bytes=set_bytes(files),
+        label_kind=files.label_kind,
     )
 
 
@@ -78,6 +93,6 @@ def verify_file(path: Path, deep: bool) -> Report:
     except NotASet:
         held = read_labels(path, deep=deep)
         return Report(files=(path.name,), level=level, rows=0, items=held.n_items, epochs=len(held.held),
-                      bytes=SetBytes(0, size, 0))  # fmt: skip
+                      bytes=SetBytes(0, size, 0, record_bytes(held)), label_kind=kind_of(held))  # fmt: skip
     return Report(files=(path.name,), level=level, rows=images.n_rows, items=images.n_items, epochs=0,
                   bytes=SetBytes(size, 0, 0))  # fmt: skip

@@ -23,22 +23,24 @@ __all__ = ["TrainedNetwork", "load_network", "save_network"]
 class TrainedNetwork(nn.Module):
     """Images as they are in a data set -> logits: float (N, C, H, W) in [0, 1], of ``spec``'s size, to float32 (N, K).
 
-    ``classes``: the K names, in order. ``network`` takes images that are normalised by ``spec``.
+    ``classes``: the K names, in order. ``network`` takes images that are normalised by ``spec``. ``quick``: it was
+    trained for seconds, to see that all works.
     """
 
-    def __init__(self, network: nn.Module, spec: DatasetSpec) -> None:
+    def __init__(self, network: nn.Module, spec: DatasetSpec, *, quick: bool = False) -> None:
         super().__init__()
-        self.network, self.spec, self.classes = network, spec, spec.classes
+        self.network, self.spec, self.classes, self.quick = network, spec, spec.classes, quick
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(normalise(images, self.spec))
         return logits.float()
 
 
-def save_network(path: Path, network: nn.Module, spec: DatasetSpec, name: str) -> None:
-    """Weights with, as metadata, the network's ``name`` and the data set's spec, as JSON."""
+def save_network(path: Path, network: nn.Module, spec: DatasetSpec, name: str, *, quick: bool = False) -> None:
+    """Weights with, as metadata, the network's ``name`` and the data set's spec, as JSON; and a mark if ``quick``."""
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    save_file(weights, path, metadata={"network": name, "spec": canonical_json(spec.to_dict())})
+    mark = {"quick": "true"} if quick else {}
+    save_file(weights, path, metadata={"network": name, "spec": canonical_json(spec.to_dict()), **mark})
 
 
 def load_network(path: Path | str, *, network: str | None = None) -> TrainedNetwork:
@@ -65,4 +67,5 @@ def load_network(path: Path | str, *, network: str | None = None) -> TrainedNetw
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0].rstrip(":")
         raise NetworkError(f'{path}: its weights do not fit network "{name}" ({reason})') from error
-    return TrainedNetwork(built.to(memory_format=torch.channels_last), spec).eval().requires_grad_(False)
+    quick = known.get("quick") == "true"
+    return TrainedNetwork(built.to(memory_format=torch.channels_last), spec, quick=quick).eval().requires_grad_(False)
