@@ -206,15 +206,14 @@ def invert(
         )
         if moving is not None:
             moving.load(saved)
-    first = 0
+    first, judge = 0, _Judge(compute, moving)
     for number, stage in enumerate(stages):
         steps = range(max(first, done), first + stage.steps)
         if number and steps and steps.start == first:
             hooks.between_stages(canvas, number)
             state = Adam(canvas.values, adam)
-        judge = _Judge(stage.objective, compute, moving)
         for step, draws in _drawn(stage.views, steps, total, canvas, problem):
-            losses, gradient = _gradient(canvas, draws, step, judge, teachers(step), targets)
+            losses, gradient = _gradient(canvas, draws, step, stage.objective, judge, teachers(step), targets)
             state.step(canvas.values, gradient, adam.lr_at(step, total), hooks.update_mask(canvas, step))
             canvas.project()
             if (step + 1) % REPORT_EVERY == 0 or step + 1 == total:
@@ -255,6 +254,7 @@ def _gradient(
     canvas: Canvas,
     draws: RecoveryDraws,
     step: int,
+    objective: Objective,
     judge: _Judge,
     teachers: Sequence[Member],
     targets: Tensor,
@@ -269,7 +269,7 @@ def _gradient(
     losses, to_shown = shown.new_zeros(len(shown)), torch.zeros_like(shown)
     for member in teachers:
         places = ... if len(member.places) == len(shown) else member.places
-        said, to_mine = judge(member, shown[places], targets[places])
+        said, to_mine = judge(objective, member, shown[places], targets[places])
         losses[places] += said
         to_shown[places] += to_mine
     (gradient,) = torch.autograd.grad(views, canvas.values, to_shown)
@@ -283,15 +283,18 @@ class _Judge:
     On a GPU recorded, but with ``moving`` statistics, which are another computation at every step.
     """
 
-    def __init__(self, objective: Objective, compute: Compute, moving: MovingStatistics | None) -> None:
-        self.objective, self.compute, self.moving = objective, compute, moving
+    def __init__(self, compute: Compute, moving: MovingStatistics | None) -> None:
+        self.compute, self.moving = compute, moving
         self.recorded = Recorded(compute.torch_device, most=MOST_RECORDED if moving is None else 0)
 
-    def __call__(self, member: Member, shown: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        said, gradient = self.recorded(member.network, partial(self._judge, member), shown, targets, member.shares)
+    def __call__(self, objective: Objective, member: Member, shown: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        judge = partial(self._judge, objective, member)
+        said, gradient = self.recorded((objective, member.network), judge, shown, targets, member.shares)
         return said, gradient
 
-    def _judge(self, member: Member, shown: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    def _judge(
+        self, objective: Objective, member: Member, shown: Tensor, targets: Tensor, shares: Tensor
+    ) -> tuple[Tensor, Tensor]:
         shown = shown.detach().requires_grad_(True)
         with self.compute.autocast():
             logits, statistics = member.network(channels_last(shown.flatten(0, 1)), groups=len(shown))
@@ -299,7 +302,7 @@ class _Judge:
             statistics = self.moving.smooth(statistics, member.key, member.places)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         seen = Seen(shown, logits.view(*shown.shape[:2], -1), statistics, targets)
-        said = self.objective(seen) * shares
+        said = objective(seen) * shares
         (gradient,) = torch.autograd.grad(said.sum(), shown)
         return said.detach(), gradient
 
