@@ -12,6 +12,7 @@ from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from condense.errors import ConfigError, DeviceError
 
@@ -97,7 +98,10 @@ def _deterministic_cuda() -> Iterator[None]:
     # Else every new tensor is filled first: one more launch, of which small networks have thousands a step.
     memory.fill_uninitialized_memory = False
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with (
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+            sdpa_kernel(SDPBackend.MATH),  # the others add gradients up in any order
+        ):
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

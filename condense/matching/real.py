@@ -65,7 +65,7 @@ class RealImages:
         self.images, self.spec, self.like = train.images, spec, like
         self.resident: Tensor | None = None
         if like.is_cuda and self.images.nbytes <= RESIDENT:
-            self.resident = torch.from_numpy(np.ascontiguousarray(self.images)).to(like.device)
+            self.resident = torch.from_numpy(np.array(self.images)).to(like.device)
         self.mean, self.std = (like.new_tensor(each).view(-1, 1, 1) for each in (spec.mean, spec.std))
         self.members = {label: members_of(labels, label) for label in classes}
         for label, members in self.members.items():
