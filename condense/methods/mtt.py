@@ -156,7 +156,7 @@ class MTT(WholeSet):
     clamped at every step (clamp=false: not) and rounded to uint8; (3) there is no ZCA whitening, which the authors use
     on CIFAR but for CIFAR-10 at IPC 50 and CIFAR-100 at 10; (4) experts and epochs are drawn independently, by keys,
     not from shuffled files; (5) the step size is kept at or above 1e-6. The paper trains its students at the learnt
-    step size, which ``set.json`` has as ``config.learned.lr``; a track does not know it.
+    step size, which ``set.json`` has as ``config.learned.lr``; so does the track ``native:mtt``.
     """
 
     name = "mtt"
