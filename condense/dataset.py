@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from condense.config import from_mapping
-from condense.data.pixels import to_pixels
+from condense.data.pixels import to_image
 from condense.data.spec import DatasetSpec
 from condense.errors import ConfigError, suggest
 from condense.labels import Calibration, LabelConfig, seen_by_item
@@ -122,7 +122,7 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
             raise IndexError(f"item {index} of {len(self)}")
         index = int(index) % len(self)
         pixels = self.files.item(index)
-        image = to_pixels(pixels)[0] if self.transform is None else self.transform(to_pil(pixels[0]))
+        image = to_image(pixels) if self.transform is None else self.transform(to_pil(pixels))
         target = self.targets[index] if self.soft is None else self.soft[index]
         return image, target if self.target_transform is None else self.target_transform(target)
 

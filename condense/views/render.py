@@ -77,7 +77,7 @@ def render(images: Tensor, plan: EpochPlan, positions: slice) -> Tensor:
         mine, pasted = (render_crops(images, each, own).permute(0, 2, 3, 1) for each in (plan, inner))
         itself = torch.arange(len(own), device=images.device)
         return paste(mine, pasted, itself, plan.mix_boxes[own]).permute(0, 3, 1, 2)
-    drawn = np.union1d(own, plan.partner[own])
+    drawn = own if len(own) == plan.n_items else np.union1d(own, plan.partner[own])
     crops = render_crops(images, plan, drawn).permute(0, 2, 3, 1)
     mine = crops if len(drawn) == len(own) else crops[torch.from_numpy(drawn.searchsorted(own)).to(images.device)]
     partner = torch.from_numpy(drawn.searchsorted(plan.partner[own])).to(images.device)

@@ -67,15 +67,15 @@ def line_pairs(source: Tensor, n: int) -> tuple[Tensor, Tensor]:
     at = source.numpy()
     k, size = at.shape
     low = np.floor(at)
-    high = low + 1
-    below = high - at
-    weights = np.stack([below, 1 - below], 2)
-    index = np.stack([low, high], 2).astype(np.int32)
+    index, weights = np.empty((k, size, 2), dtype=np.int32), np.empty((k, size, 2), dtype=at.dtype)
+    index[..., 0], index[..., 1] = low, low + 1
+    np.subtract(low + 1, at, out=weights[..., 0])
+    np.subtract(1, weights[..., 0], out=weights[..., 1])
     weights *= (index >= 0) & (index < size)
     first = np.arange(0, n * size, size, dtype=np.int32).reshape(k, n // k, 1, 1)
-    index = first + index.clip(0, size - 1)[:, None]
+    lines = first + index.clip(0, size - 1)[:, None]
     weights = weights if k == n else weights.repeat(n // k, 0)
-    return torch.from_numpy(index).view(-1, 2), torch.from_numpy(weights).view(-1, 2)
+    return torch.from_numpy(lines).view(-1, 2), torch.from_numpy(weights).view(-1, 2)
 
 
 def sums_with_gradients(lines: Tensor, index: Tensor, weights: Tensor) -> Tensor:
