@@ -359,16 +359,22 @@ def replay_step(
     positions = drawn.step(index)
     items = drawn.order[positions]
     step = alone(drawn, positions)
-    classes = torch.from_numpy(labels[items])
-    one_hot = torch.nn.functional.one_hot(classes, n_classes).float()
-    own = torch.from_numpy(step.lam).float()[:, None]
     return ReplayBatch(
         images=render(torch.from_numpy(take(items)).permute(0, 3, 1, 2), step, slice(0, len(items))),
         logits=logits,
-        targets=own * one_hot + (1 - own) * one_hot[torch.from_numpy(step.partner)],
+        targets=mixed_classes(labels[items], step, n_classes),
         groups=drawn.step_groups(index),
         items=torch.from_numpy(items),
     )
+
+
+def mixed_classes(classes: npt.NDArray[np.int64], step: EpochPlan, n_classes: int) -> Tensor:
+    """One-hot vectors of ``classes`` (b,), mixed as the views of ``step`` are: float32 (b, K)."""
+    mixed = np.zeros((len(classes), n_classes), dtype=np.float32)
+    rows, own = np.arange(len(classes)), step.lam.astype(np.float32)
+    mixed[rows, classes] = own
+    mixed[rows, classes[step.partner]] += 1 - own
+    return torch.from_numpy(mixed)
 
 
 def mix_logits(logits: Tensor, partner: Tensor, weight: Tensor) -> Tensor:

@@ -69,23 +69,23 @@ def render(images: Tensor, plan: EpochPlan, positions: slice) -> Tensor:
     of a mixed step) are drawn as well, so a part of a step looks the same as in the whole. Differentiable in float
     ``images``.
     """
-    own = np.arange(plan.n_items)[positions]
-    if (plan.lam[own] == 1.0).all():
-        return render_crops(images, plan, own)
+    lam, boxes, partner = plan.lam[positions], plan.mix_boxes[positions], plan.partner[positions]
+    if (lam == 1.0).all():
+        return render_crops(images, plan, positions)
     if plan.inner_boxes is not None and plan.inner_flips is not None:
         inner = replace(plan, boxes=plan.inner_boxes, flips=plan.inner_flips)
-        mine, pasted = (render_crops(images, each, own).permute(0, 2, 3, 1) for each in (plan, inner))
-        itself = torch.arange(len(own), device=images.device)
-        return paste(mine, pasted, itself, plan.mix_boxes[own]).permute(0, 3, 1, 2)
-    drawn = own if len(own) == plan.n_items else np.union1d(own, plan.partner[own])
+        mine, pasted = (render_crops(images, each, positions).permute(0, 2, 3, 1) for each in (plan, inner))
+        return paste(mine, pasted, torch.arange(len(lam), device=images.device), boxes).permute(0, 3, 1, 2)
+    own = np.arange(plan.n_items)[positions]
+    drawn = own if len(own) == plan.n_items else np.union1d(own, partner)
     crops = render_crops(images, plan, drawn).permute(0, 2, 3, 1)
     mine = crops if len(drawn) == len(own) else crops[torch.from_numpy(drawn.searchsorted(own)).to(images.device)]
-    partner = torch.from_numpy(drawn.searchsorted(plan.partner[own])).to(images.device)
-    if plan.mix_boxes[own].any():
-        mixed = paste(mine, crops, partner, plan.mix_boxes[own])
+    others = torch.from_numpy(drawn.searchsorted(partner)).to(images.device)
+    if boxes.any():
+        mixed = paste(mine, crops, others, boxes)
     else:
-        lam = torch.from_numpy(plan.lam[own]).to(mine.device, mine.dtype)[:, None, None, None]
-        mixed = lam * mine + (1 - lam) * crops[partner]
+        share = torch.from_numpy(lam).to(mine.device, mine.dtype)[:, None, None, None]
+        mixed = share * mine + (1 - share) * crops[others]
     return mixed.permute(0, 3, 1, 2)
 
 
@@ -103,7 +103,7 @@ def paste(mine: Tensor, crops: Tensor, partner: Tensor, boxes: Boxes) -> Tensor:
     return mine
 
 
-def render_crops(images: Tensor, plan: EpochPlan, positions: Ints) -> Tensor:
+def render_crops(images: Tensor, plan: EpochPlan, positions: slice | Ints) -> Tensor:
     """Crops and flips at ``positions``, not mixed."""
     boxes, flips = plan.boxes[positions], torch.from_numpy(plan.flips[positions]).to(images.device)
     chosen = in_order(images, plan.order[positions])
