@@ -9,12 +9,15 @@ half precision would move them by whole pixels.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["by_lines", "by_products", "dense", "resample"]
+__all__ = ["Pairs", "by_lines", "by_products", "dense", "pairs", "resample", "sum_pairs"]
 
 
 def resample(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
@@ -26,14 +29,50 @@ def resample(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
 def by_lines(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """Every output line is the weighted sum of two lines: of columns first, then of rows.
 
-    The lines to be summed are always consecutive in memory, so images are stood on their sides for the columns.
     Several times as fast as products on a CPU; on CUDA the backward would add atomically, in no order.
+    """
+    return sum_pairs(images, pairs(down), pairs(across))
+
+
+class Pairs(NamedTuple):
+    """Which two lines of an image each of S output lines is the weighted sum of.
+
+    ``index`` int32 (k, S, 2), from 0 to S - 1; ``weights`` float (k, S, 2), 0 for lines beyond the image.
+    """
+
+    index: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.floating[Any]]
+
+    def numbered(self, n: int) -> tuple[Tensor, Tensor]:
+        """Index and weights (n*S, 2) in all lines of n images, one after the other; each of k is for n/k images."""
+        k, size, _ = self.index.shape
+        first = np.arange(0, n * size, size, dtype=np.int32).reshape(k, n // k, 1, 1)
+        index = first + self.index[:, None]
+        weights = self.weights if k == n else self.weights.repeat(n // k, 0)
+        return torch.from_numpy(index).view(-1, 2), torch.from_numpy(weights).view(-1, 2)
+
+
+def pairs(source: Tensor) -> Pairs:
+    """The lines to either side of coordinates (k, S). NumPy: these arrays are small, and its calls cost half."""
+    at = source.numpy()
+    low, size = np.floor(at), at.shape[1]
+    index, weights = np.empty((*at.shape, 2), dtype=np.int32), np.empty((*at.shape, 2), dtype=at.dtype)
+    index[..., 0], index[..., 1] = low, low + 1
+    np.subtract(low + 1, at, out=weights[..., 0])
+    np.subtract(1, weights[..., 0], out=weights[..., 1])
+    weights *= (index >= 0) & (index < size)
+    return Pairs(index.clip(0, size - 1), weights)
+
+
+def sum_pairs(images: Tensor, down: Pairs, across: Pairs) -> Tensor:
+    """:func:`by_lines`, given the lines. The lines to be summed are always consecutive in memory, so images are stood on
+    their sides for the columns.
     """
     n, c, h, w = images.shape
     sums = sums_with_gradients if torch.is_grad_enabled() and images.requires_grad else sums_at_once
     lines = on_their_sides(images).view(n * w, c * h)
-    columns = sums(lines, *line_pairs(across, n)).view(n, w * c, h)
-    rows = sums(turned(columns).view(n * h, w * c), *line_pairs(down, n))
+    columns = sums(lines, *across.numbered(n)).view(n, w * c, h)
+    rows = sums(turned(columns).view(n * h, w * c), *down.numbered(n))
     return rows.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
@@ -57,29 +96,8 @@ def turned(matrices: Tensor) -> Tensor:
     return torch.channel_shuffle(pixels, a).permute(0, 2, 3, 1).view(n, b, a)
 
 
-def line_pairs(source: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Which two lines each output line is the sum of, and their weights: int32 and as ``source``, (n*S, 2).
-
-    ``source`` (k, S) are coordinates in n images of S lines each, all lines numbered in one row; n/k consecutive
-    images share their coordinates. Lines beyond an image have weight 0. NumPy, since these arrays are small, and its
-    calls cost half of PyTorch's.
-    """
-    at = source.numpy()
-    k, size = at.shape
-    low = np.floor(at)
-    index, weights = np.empty((k, size, 2), dtype=np.int32), np.empty((k, size, 2), dtype=at.dtype)
-    index[..., 0], index[..., 1] = low, low + 1
-    np.subtract(low + 1, at, out=weights[..., 0])
-    np.subtract(1, weights[..., 0], out=weights[..., 1])
-    weights *= (index >= 0) & (index < size)
-    first = np.arange(0, n * size, size, dtype=np.int32).reshape(k, n // k, 1, 1)
-    lines = first + index.clip(0, size - 1)[:, None]
-    weights = weights if k == n else weights.repeat(n // k, 0)
-    return torch.from_numpy(lines).view(-1, 2), torch.from_numpy(weights).view(-1, 2)
-
-
 def sums_with_gradients(lines: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """The sums of two ``lines`` (m, L) each, by the pairs of :func:`line_pairs`: (m, L)."""
+    """The sums of two ``lines`` (m, L) each, by ``index`` and ``weights`` (m, 2): (m, L)."""
     (at, after), (below, above) = index.unbind(1), weights.to(lines.dtype).unsqueeze(2).unbind(1)
     return lines.index_select(0, at).mul_(below).addcmul_(lines.index_select(0, after), above)
 
