@@ -62,7 +62,7 @@ def every_crop(size: int, dtype: torch.dtype) -> Pairs:
 def known_crops(start: Ints, length: Ints, size: int, flip: Ints | int, dtype: torch.dtype) -> Pairs:
     """The lines of these crops (k,), looked up."""
     every, numbers = every_crop(size, dtype), (flip * (size + 1) + length) * size + start
-    return Pairs(every.index.take(numbers, 0), every.weights.take(numbers, 0))
+    return Pairs(every.lines.take(numbers, 0), every.weights.take(numbers, 0))
 
 
 def crop_flip(images: Tensor, boxes: Tensor, flips: Tensor, rolls: Tensor | None = None) -> Tensor:
@@ -78,14 +78,14 @@ def crop_flip(images: Tensor, boxes: Tensor, flips: Tensor, rolls: Tensor | None
     height, width = images.shape[2:]
     exact = torch.promote_types(images.dtype, torch.float32)
     if rolls is None and images.device.type == "cpu" and max(height, width) <= KNOWN_SIZE:
-        top, left, tall, wide = places = boxes.numpy().T
-        if places.min() >= 0 and (top + tall).max() <= height and (left + wide).max() <= width:
-            down = known_crops(top, tall, height, 0, exact)
-            return sum_pairs(images, down, known_crops(left, wide, width, flips.numpy(), exact))
-    down, right = (None, None) if rolls is None else rolls.unsqueeze(2).unbind(1)
+        starts, lengths = boxes.numpy()[:, :2].T, boxes.numpy()[:, 2:].T
+        if starts.min() >= 0 and ((starts + lengths).max(1) <= (height, width)).all():
+            down = known_crops(starts[0], lengths[0], height, 0, exact)
+            return sum_pairs(images, down, known_crops(starts[1], lengths[1], width, flips.numpy(), exact))
+    lower, right = (None, None) if rolls is None else rolls.unsqueeze(2).unbind(1)
     top, left, tall, wide = boxes.to(exact).unsqueeze(2).unbind(1)
     with torch.autocast(images.device.type, enabled=False):
-        rows = coordinates(top, tall, height, None, down)
+        rows = coordinates(top, tall, height, None, lower)
         columns = coordinates(left, wide, width, flips[:, None], right)
         return resample(images, rows, columns)
 

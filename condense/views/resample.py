@@ -37,17 +37,17 @@ def by_lines(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
 class Pairs(NamedTuple):
     """Which two lines of an image each of S output lines is the weighted sum of.
 
-    ``index`` int32 (k, S, 2), from 0 to S - 1; ``weights`` float (k, S, 2), 0 for lines beyond the image.
+    ``lines`` int32 (k, S, 2), from 0 to S - 1; ``weights`` float (k, S, 2), 0 for lines beyond the image.
     """
 
-    index: npt.NDArray[np.int32]
+    lines: npt.NDArray[np.int32]
     weights: npt.NDArray[np.floating[Any]]
 
     def numbered(self, n: int) -> tuple[Tensor, Tensor]:
         """Index and weights (n*S, 2) in all lines of n images, one after the other; each of k is for n/k images."""
-        k, size, _ = self.index.shape
+        k, size, _ = self.lines.shape
         first = np.arange(0, n * size, size, dtype=np.int32).reshape(k, n // k, 1, 1)
-        index = first + self.index[:, None]
+        index = first + self.lines[:, None]
         weights = self.weights if k == n else self.weights.repeat(n // k, 0)
         return torch.from_numpy(index).view(-1, 2), torch.from_numpy(weights).view(-1, 2)
 
@@ -65,8 +65,9 @@ def pairs(source: Tensor) -> Pairs:
 
 
 def sum_pairs(images: Tensor, down: Pairs, across: Pairs) -> Tensor:
-    """:func:`by_lines`, given the lines. The lines to be summed are always consecutive in memory, so images are stood on
-    their sides for the columns.
+    """:func:`by_lines`, given the lines.
+
+    Those to be summed are always consecutive in memory, so images are stood on their sides for the columns.
     """
     n, c, h, w = images.shape
     sums = sums_with_gradients if torch.is_grad_enabled() and images.requires_grad else sums_at_once
@@ -105,8 +106,8 @@ def sums_with_gradients(lines: Tensor, index: Tensor, weights: Tensor) -> Tensor
 def sums_at_once(lines: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """:func:`sums_with_gradients` without gradients, in one pass over memory: three times as fast.
 
-    A sum of weighted lines is what an embedding bag is. In float32 both give the same bits where products and sums are
-    fused, as on x86.
+    A sum of weighted lines is what an embedding bag is. In float32 both give the same bits where PyTorch fuses products
+    and sums, as it does on x86 with AVX2 or AVX-512.
     """
     starts = torch.arange(0, index.numel(), 2, dtype=index.dtype)
     weights = weights.view(-1).to(lines.dtype)
