@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from condense.config import from_mapping
-from condense.data.pixels import to_pixels
+from condense.data.pixels import to_image
 from condense.data.spec import DatasetSpec
 from condense.errors import ConfigError, suggest
 from condense.labels import Calibration, LabelConfig, seen_by_item
@@ -123,7 +123,7 @@ class DistilledDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
             raise IndexError(f"item {index} of {len(self)}")
         index = int(index) % len(self)
         pixels = self.files.item(index)
-        image = to_pixels(pixels)[0] if self.transform is None else self.transform(to_pil(pixels[0]))
+        image = to_image(pixels) if self.transform is None else self.transform(to_pil(pixels))
         target = self.targets[index] if self.soft is None else self.soft[index]
         return image, target if self.target_transform is None else self.target_transform(target)
 
@@ -360,16 +360,22 @@ def replay_step(
     positions = drawn.step(index)
     items = drawn.order[positions]
     step = alone(drawn, positions)
-    classes = torch.from_numpy(labels[items])
-    one_hot = torch.nn.functional.one_hot(classes, n_classes).float()
-    own = torch.from_numpy(step.lam).float()[:, None]
     return ReplayBatch(
         images=render(torch.from_numpy(take(items)).permute(0, 3, 1, 2), step, slice(0, len(items))),
         logits=logits,
-        targets=own * one_hot + (1 - own) * one_hot[torch.from_numpy(step.partner)],
+        targets=mixed_classes(labels[items], step, n_classes),
         groups=drawn.step_groups(index),
         items=torch.from_numpy(items),
     )
+
+
+def mixed_classes(classes: npt.NDArray[np.int64], step: EpochPlan, n_classes: int) -> Tensor:
+    """One-hot vectors of ``classes`` (b,), mixed as the views of ``step`` are: float32 (b, K)."""
+    mixed = np.zeros((len(classes), n_classes), dtype=np.float32)
+    rows, own = np.arange(len(classes)), step.lam.astype(np.float32)
+    mixed[rows, classes] = own
+    mixed[rows, classes[step.partner]] += 1 - own
+    return torch.from_numpy(mixed)
 
 
 def mix_logits(logits: Tensor, partner: Tensor, weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from condense.data import DATASETS, Data, DatasetSpec, holdout, open_data
 from condense.data.embedded import FOLDER
-from condense.data.pixels import normalise, to_pixels
+from condense.data.pixels import normalise, to_image, to_pixels
 from condense.errors import ConfigError, DataError
 
 MINI_SHA256 = {
@@ -126,6 +126,9 @@ def test_to_pixels_scales_and_has_channels_last_strides(channels: int) -> None:
     assert pixels.shape == (5, channels, 4, 6)
     assert pixels.stride() == (24 * channels, 1, 6 * channels, channels)
     np.testing.assert_array_equal(pixels.numpy(), images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
+    one = to_image(images[2])
+    assert torch.equal(one, pixels[2])
+    assert one.stride() == pixels[2].stride()
 
 
 def test_to_pixels_does_not_touch_a_read_only_map(mini: Data) -> None:

@@ -217,7 +217,7 @@ def test_a_set_comes_back_through_several_files(tmp_path: Path) -> None:
     whole = np.concatenate([file.decode() for file in files.images])
     np.testing.assert_array_equal(files.take(np.array([5, 0, 3, 3])), whole[[5, 0, 3, 3]])
     for index in range(6):
-        np.testing.assert_array_equal(files.item(index)[0], whole[index])
+        np.testing.assert_array_equal(files.item(index), whole[index])
 
 
 def test_files_like_each_other_are_taken_apart_once(tmp_path: Path) -> None:

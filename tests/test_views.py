@@ -23,11 +23,12 @@ from condense import seeding
 from condense.errors import ConfigError
 from condense.views import VIEW_VERSION, EpochPlan, ViewConfig, plan
 from condense.views import boxes as boxes_module
+from condense.views import render as render_module
 from condense.views.boxes import quantile, resized_boxes
 from condense.views.config import BETA_ALPHAS
 from condense.views.plan import draw_steps
-from condense.views.render import crop_flip, render
-from condense.views.resample import by_lines, by_products
+from condense.views.render import coordinates, crop_flip, known_crops, render
+from condense.views.resample import by_lines, by_products, pairs, turned
 
 FIELDS = ("order", "steps", "groups", "boxes", "flips", "partner", "lam", "mix_boxes")
 
@@ -479,6 +480,98 @@ def test_sums_of_lines_equal_products_with_matrices(k: int, n_channels: int) -> 
     torch.testing.assert_close(seen[0], seen[1], atol=1e-12, rtol=0.0)
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-12, rtol=0.0)
     assert (seen[0][0, :, 0] == 0).all()
+
+
+def plain_resampling(images: Tensor, down: list[list[float]], across: list[list[float]]) -> np.ndarray:
+    """Bilinear interpolation, one output pixel at a time, in float64; beyond the image everything is 0."""
+    n, c, h, w = images.shape
+    source, seen = images.double().numpy(), np.zeros((n, c, h, w))
+    for i in range(n):
+        of = i * len(down) // n
+        for o, y in enumerate(down[of]):
+            for p, x in enumerate(across[of]):
+                for row in (math.floor(y), math.floor(y) + 1):
+                    for column in (math.floor(x), math.floor(x) + 1):
+                        if 0 <= row < h and 0 <= column < w:
+                            share = (1 - abs(y - row)) * (1 - abs(x - column))
+                            seen[i, :, o, p] += share * source[i, :, row, column]
+    return seen
+
+
+@pytest.mark.parametrize("k", [1, 2, 6])
+@pytest.mark.parametrize("form", [by_lines, by_products])
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize(("channels", "planes"), [(1, False), (3, False), (3, True)])
+def test_resampling_is_bilinear_interpolation(
+    k: int, form: Callable[[Tensor, Tensor, Tensor], Tensor], gradients: bool, channels: int, planes: bool
+) -> None:
+    """With gradients and without, which a CPU sums in other ways, and from both layouts of memory."""
+    random = np.random.default_rng(k)
+    images = pictures(6, channels, 5, 4)
+    images = (images.contiguous() if planes else images).requires_grad_(gradients)
+    down, across = (torch.from_numpy(random.uniform(-2.5, size + 1.5, (k, size))) for size in (5, 4))
+    down[0, :3] = torch.tensor([-1.0, 0.0, 4.0])
+    across[-1, :3] = torch.tensor([0.0, 3.0, 4.0])
+    expected = plain_resampling(images.detach(), down.tolist(), across.tolist())
+    seen = form(images, down, across)
+    assert seen.requires_grad == gradients
+    np.testing.assert_allclose(seen.detach().numpy(), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (4, 1, 3), (4, 3, 1), (1, 2, 3), (3, 33, 50)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_matrices_are_turned(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    matrices = torch.arange(math.prod(shape)).to(dtype).view(shape)
+    assert turned(matrices).is_contiguous()
+    assert torch.equal(turned(matrices), matrices.transpose(1, 2))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_crops_that_are_looked_up_are_those_that_are_calculated(size: int) -> None:
+    """Every box in a line of pixels, flipped or not: to the bit, and in float64 by the plain formula."""
+    boxes = [
+        (flip, start, length) for flip in (0, 1) for length in range(1, size + 1) for start in range(size - length + 1)
+    ]
+    flips, starts, lengths = np.array(boxes).T
+    for dtype in (torch.float32, torch.float64):
+        found = known_crops(starts, lengths, size, flips, dtype)
+        start, length = (torch.from_numpy(each).to(dtype)[:, None] for each in (starts, lengths))
+        expected = pairs(coordinates(start, length, size, torch.from_numpy(flips).bool()[:, None], None))
+        np.testing.assert_array_equal(found.lines, expected.lines)
+        np.testing.assert_array_equal(found.weights, expected.weights)
+    for box, (flip, first, count) in enumerate(boxes):
+        for o in range(size):
+            at = (size - 1 - o if flip else o) + 0.5
+            source = min(max(first + at * count / size - 0.5, first), first + count - 1)
+            lines = dict.fromkeys(range(size), 0.0)
+            for line, weight in zip(found.lines[box, o].tolist(), found.weights[box, o].tolist(), strict=True):
+                lines[line] += weight
+            for line, weight in lines.items():
+                assert weight == pytest.approx(max(0.0, 1 - abs(source - line)), abs=1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_crops_are_looked_up_where_they_are_known(monkeypatch: pytest.MonkeyPatch, channels: int) -> None:
+    """With the same result; boxes that stick out, and rolled or large images, have their lines calculated."""
+    images, drawn = pictures(37, channels, 28, 28).float(), draw("cutmix")
+    boxes, flips = torch.from_numpy(drawn.boxes), torch.from_numpy(drawn.flips)
+    looked_up = crop_flip(images, boxes, flips)
+    monkeypatch.setattr(render_module, "known_crops", None)
+    with pytest.raises(TypeError):
+        crop_flip(images, boxes, flips)
+    for shift in ([-28, 0], [28, 0], [0, -28], [0, 28]):
+        moved = boxes + torch.tensor([*shift, 0, 0], dtype=torch.int32)
+        assert (crop_flip(images, moved, flips) == 0).any()
+    assert torch.equal(crop_flip(images, boxes, flips, torch.zeros(37, 2, dtype=torch.int64)), looked_up)
+    monkeypatch.setattr(render_module, "KNOWN_SIZE", 27)
+    assert torch.equal(crop_flip(images, boxes, flips), looked_up)
+
+
+def test_views_for_a_gradient_are_the_views_that_were_labelled() -> None:
+    """Summed in another way, but equal to rounding."""
+    images, drawn = pictures(37, 3, 28, 28).float(), draw("cutmix")
+    differentiable = render(images.clone().requires_grad_(), drawn, slice(0, 37)).detach()
+    torch.testing.assert_close(differentiable, render(images, drawn, slice(0, 37)), atol=3e-7, rtol=0.0)
 
 
 @pytest.mark.parametrize("form", [by_lines, by_products])

@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from condense.data.spec import DatasetSpec
 
-__all__ = ["normalise", "to_pixels"]
+__all__ = ["normalise", "to_image", "to_pixels"]
 
 
 def to_pixels(images: npt.NDArray[np.uint8]) -> Tensor:
@@ -21,10 +21,19 @@ def to_pixels(images: npt.NDArray[np.uint8]) -> Tensor:
     The strides are those of channels-last, (H*W*C, 1, W*C, C), also for one channel, where torch could not tell the
     two memory formats apart by the shape.
     """
-    scaled = torch.from_numpy(images.astype(np.float32, order="C")).div_(255)
-    count, height, width, channels = scaled.shape
-    size, strides = (count, channels, height, width), (height * width * channels, 1, width * channels, channels)
-    return scaled.as_strided(size, strides)
+    return scaled(images).permute(0, 3, 1, 2)
+
+
+def to_image(image: npt.NDArray[np.uint8]) -> Tensor:
+    """One image uint8 (H, W, C) -> float32 (C, H, W) in [0, 1], as :func:`to_pixels` does it for many."""
+    return scaled(image).permute(2, 0, 1)
+
+
+def scaled(images: npt.NDArray[np.uint8]) -> Tensor:
+    """uint8 -> float32 / 255, same shape, dense. NumPy divides, since a call of PyTorch costs more than an image."""
+    floats = images.astype(np.float32, order="C")
+    floats /= 255
+    return torch.from_numpy(floats)
 
 
 def normalise(pixels: Tensor, spec: DatasetSpec) -> Tensor:

@@ -170,10 +170,13 @@ class SetFiles:
         return np.concatenate([file.labels for file in self.images])
 
     def item(self, index: int) -> npt.NDArray[np.uint8]:
-        """One item, uint8 (1, H, W, C): for ``pixels`` a view of the memory map. ``index`` is from 0 to items - 1."""
-        number = int(self.offsets.searchsorted(index, "right")) - 1
-        inside = index - int(self.offsets[number])
-        return self.images[number].decode(slice(inside, inside + 1))
+        """One item, uint8 (H, W, C): for ``pixels`` a view of the memory map. ``index`` is from 0 to items - 1."""
+        number = 0
+        if len(self.images) > 1:
+            number = int(self.offsets.searchsorted(index, "right")) - 1
+            index -= int(self.offsets[number])
+        decoded: npt.NDArray[np.uint8] = self.images[number].decode(slice(index, index + 1))[0]
+        return decoded
 
     def take(self, items: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """The items with these numbers, in this order: uint8 (len(items), H, W, C), a copy."""

@@ -9,6 +9,7 @@ Images are (n, C, H, W), any float dtype; results have channels-last strides.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -17,9 +18,12 @@ from torch import Tensor
 
 from condense.views.boxes import Boxes
 from condense.views.plan import EpochPlan, Ints
-from condense.views.resample import dense, resample
+from condense.views.resample import Pairs, dense, pairs, resample, sum_pairs
 
 __all__ = ["channels_last", "crop_flip", "render"]
+
+KNOWN_SIZE = 64
+"""Sides up to which all crops are kept: 9 MB for 64 pixels, 1 MB for 32."""
 
 
 def channels_last(images: Tensor) -> Tensor:
@@ -43,6 +47,24 @@ def coordinates(start: Tensor, length: Tensor, size: int, flip: Tensor | None, r
     return inside.clamp(start, start + length - 1)
 
 
+@cache
+def every_crop(size: int, dtype: torch.dtype) -> Pairs:
+    """Lines of every crop of a line of ``size`` pixels: crop number (flip * (size + 1) + length) * size + start.
+
+    Numbers of crops that stick out mean nothing.
+    """
+    flip, length, start = (
+        each.reshape(-1, 1) for each in torch.meshgrid(*map(torch.arange, (2, size + 1, size)), indexing="ij")
+    )
+    return pairs(coordinates(start.to(dtype), length.to(dtype), size, flip.bool(), None))
+
+
+def known_crops(start: Ints, length: Ints, size: int, flip: Ints | int, dtype: torch.dtype) -> Pairs:
+    """The lines of these crops (k,), looked up."""
+    every, numbers = every_crop(size, dtype), (flip * (size + 1) + length) * size + start
+    return Pairs(every.lines.take(numbers, 0), every.weights.take(numbers, 0))
+
+
 def crop_flip(images: Tensor, boxes: Tensor, flips: Tensor, rolls: Tensor | None = None) -> Tensor:
     """Resized crop, then left-right flip, then wrap-around roll.
 
@@ -50,13 +72,20 @@ def crop_flip(images: Tensor, boxes: Tensor, flips: Tensor, rolls: Tensor | None
     width; ``flips`` bool (k,); ``rolls`` integer (k, 2): down, right. k divides n: each view is shared by n/k
     consecutive images (k = n: one per image; k = 1: one for all). Differentiable in float ``images``. Runs in their
     dtype, autocast or not: half precision would move the coordinates by whole pixels.
+
+    The lines of crops of small images are looked up on a CPU; finding them would take as long as summing them.
     """
     height, width = images.shape[2:]
-    down, right = (None, None) if rolls is None else rolls.unsqueeze(2).unbind(1)
     exact = torch.promote_types(images.dtype, torch.float32)
+    if rolls is None and images.device.type == "cpu" and max(height, width) <= KNOWN_SIZE:
+        starts, lengths = boxes.numpy()[:, :2].T, boxes.numpy()[:, 2:].T
+        if starts.min() >= 0 and ((starts + lengths).max(1) <= (height, width)).all():
+            down = known_crops(starts[0], lengths[0], height, 0, exact)
+            return sum_pairs(images, down, known_crops(starts[1], lengths[1], width, flips.numpy(), exact))
+    lower, right = (None, None) if rolls is None else rolls.unsqueeze(2).unbind(1)
     top, left, tall, wide = boxes.to(exact).unsqueeze(2).unbind(1)
     with torch.autocast(images.device.type, enabled=False):
-        rows = coordinates(top, tall, height, None, down)
+        rows = coordinates(top, tall, height, None, lower)
         columns = coordinates(left, wide, width, flips[:, None], right)
         return resample(images, rows, columns)
 
@@ -69,23 +98,23 @@ def render(images: Tensor, plan: EpochPlan, positions: slice) -> Tensor:
     of a mixed step) are drawn as well, so a part of a step looks the same as in the whole. Differentiable in float
     ``images``.
     """
-    own = np.arange(plan.n_items)[positions]
-    if (plan.lam[own] == 1.0).all():
-        return render_crops(images, plan, own)
+    lam, boxes, partner = plan.lam[positions], plan.mix_boxes[positions], plan.partner[positions]
+    if (lam == 1.0).all():
+        return render_crops(images, plan, positions)
     if plan.inner_boxes is not None and plan.inner_flips is not None:
         inner = replace(plan, boxes=plan.inner_boxes, flips=plan.inner_flips)
-        mine, pasted = (render_crops(images, each, own).permute(0, 2, 3, 1) for each in (plan, inner))
-        itself = torch.arange(len(own), device=images.device)
-        return paste(mine, pasted, itself, plan.mix_boxes[own]).permute(0, 3, 1, 2)
-    drawn = np.union1d(own, plan.partner[own])
+        mine, pasted = (render_crops(images, each, positions).permute(0, 2, 3, 1) for each in (plan, inner))
+        return paste(mine, pasted, torch.arange(len(lam), device=images.device), boxes).permute(0, 3, 1, 2)
+    own = np.arange(plan.n_items)[positions]
+    drawn = own if len(own) == plan.n_items else np.union1d(own, partner)
     crops = render_crops(images, plan, drawn).permute(0, 2, 3, 1)
     mine = crops if len(drawn) == len(own) else crops[torch.from_numpy(drawn.searchsorted(own)).to(images.device)]
-    partner = torch.from_numpy(drawn.searchsorted(plan.partner[own])).to(images.device)
-    if plan.mix_boxes[own].any():
-        mixed = paste(mine, crops, partner, plan.mix_boxes[own])
+    others = torch.from_numpy(drawn.searchsorted(partner)).to(images.device)
+    if boxes.any():
+        mixed = paste(mine, crops, others, boxes)
     else:
-        lam = torch.from_numpy(plan.lam[own]).to(mine.device, mine.dtype)[:, None, None, None]
-        mixed = lam * mine + (1 - lam) * crops[partner]
+        share = torch.from_numpy(lam).to(mine.device, mine.dtype)[:, None, None, None]
+        mixed = share * mine + (1 - share) * crops[others]
     return mixed.permute(0, 3, 1, 2)
 
 
@@ -103,7 +132,7 @@ def paste(mine: Tensor, crops: Tensor, partner: Tensor, boxes: Boxes) -> Tensor:
     return mine
 
 
-def render_crops(images: Tensor, plan: EpochPlan, positions: Ints) -> Tensor:
+def render_crops(images: Tensor, plan: EpochPlan, positions: slice | Ints) -> Tensor:
     """Crops and flips at ``positions``, not mixed."""
     boxes, flips = plan.boxes[positions], torch.from_numpy(plan.flips[positions]).to(images.device)
     chosen = in_order(images, plan.order[positions])
