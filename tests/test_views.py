@@ -567,6 +567,12 @@ def test_crops_are_looked_up_where_they_are_known(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(crop_flip(images, boxes, flips), looked_up)
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+def test_no_images_have_no_views(gradients: bool) -> None:
+    images, boxes = torch.zeros(0, 3, 8, 6, requires_grad=gradients), torch.zeros(0, 4, dtype=torch.int32)
+    assert crop_flip(images, boxes, torch.zeros(0, dtype=torch.bool)).shape == (0, 3, 8, 6)
+
+
 def test_views_for_a_gradient_are_the_views_that_were_labelled() -> None:
     """Summed in another way, but equal to rounding."""
     images, drawn = pictures(37, 3, 28, 28).float(), draw("cutmix")

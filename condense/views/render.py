@@ -77,7 +77,7 @@ def crop_flip(images: Tensor, boxes: Tensor, flips: Tensor, rolls: Tensor | None
     """
     height, width = images.shape[2:]
     exact = torch.promote_types(images.dtype, torch.float32)
-    if rolls is None and images.device.type == "cpu" and max(height, width) <= KNOWN_SIZE:
+    if rolls is None and images.device.type == "cpu" and max(height, width) <= KNOWN_SIZE and len(boxes):
         starts, lengths = boxes.numpy()[:, :2].T, boxes.numpy()[:, 2:].T
         if starts.min() >= 0 and ((starts + lengths).max(1) <= (height, width)).all():
             down = known_crops(starts[0], lengths[0], height, 0, exact)

@@ -2,9 +2,9 @@
 
 Both take images (n, C, H, W) and the source coordinates of every output row (k, H) and column (k, W), each pair for
 n/k consecutive images, and give (n, C, H, W) with channels-last strides. Images are float, or bytes, which become
-float32 in [0, 1]. The weight of a source pixel is the hat
-function of its distance; beyond the image everything is 0. Coordinates are float32 or better whatever the images are:
-half precision would move them by whole pixels.
+float32 in [0, 1]. The weight of a source pixel is the hat function of its distance; beyond the image everything is 0.
+Coordinates are float32 or better whatever the images are: half precision would move them by whole pixels. Gradients
+flow to the images, not to the coordinates.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Pairs(NamedTuple):
     def numbered(self, n: int) -> tuple[Tensor, Tensor]:
         """Index and weights (n*S, 2) in all lines of n images, one after the other; each of k is for n/k images."""
         k, size, _ = self.lines.shape
-        first = np.arange(0, n * size, size, dtype=np.int32).reshape(k, n // k, 1, 1)
+        first = np.arange(0, n * size, size, dtype=np.int32).reshape(k, n // max(k, 1), 1, 1)
         index = first + self.lines[:, None]
         weights = self.weights if k == n else self.weights.repeat(n // k, 0)
         return torch.from_numpy(index).view(-1, 2), torch.from_numpy(weights).view(-1, 2)
