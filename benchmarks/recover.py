@@ -297,9 +297,9 @@ def main() -> None:
         "shipped_float32": shipped_float32,
     }
 
-    def plain_as(layout: torch.memory_format, dtype: torch.dtype) -> Plain:
+    def plain_as(layout: torch.memory_format, dtype: torch.dtype, lr: float = LR) -> Plain:
         network = copy.deepcopy(plain_network).to(memory_format=layout).to(dtype)
-        return Plain(network, data.spec, stage, method.config.alpha_bn)
+        return Plain(network, data.spec, stage, method.config.alpha_bn, lr)
 
     found = rates(contestants, given.rounds, given.steps, data.spec.n_classes)
     slots = range(LOSS_SLOTS)
@@ -307,7 +307,7 @@ def main() -> None:
     alone = shipped_float32.alone(slots, LOSS_STEPS)
     other = plain_as(torch.channels_last, torch.float32).run(slots, LOSS_STEPS)
     small = [
-        Plain(plain_network, data.spec, stage, method.config.alpha_bn, SMALL_LR).run(range(IPC), LOSS_STEPS),
+        plain_as(torch.contiguous_format, torch.float32, SMALL_LR).run(range(IPC), LOSS_STEPS),
         Shipped(teacher.network, data.spec, stage, exact, SMALL_LR).alone(range(IPC), LOSS_STEPS),
     ]
     wide = [

@@ -62,7 +62,10 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "cda": [{"steps": 3}, {"steps": 3, "start": "real"}],
     "dc": [SHORT, {**SHORT, "start": "real"}, {**SHORT, "matches": 1, "pool": 2, "optimizer": "adam"}],
     "dsa": [SHORT],
-    "dm": [{"networks": 3, "batch_real": 8, "network": "convnet2-w8-in"}],
+    "dm": [
+        {"networks": 3, "batch_real": 8, "network": "convnet2-w8-in"},
+        {"networks": 3, "batch_real": 8, "network": "convnet2-w8-in", "factor": 2},
+    ],
     "idc": [
         {**SMALL_IDC, "factor": 2},
         {**SMALL_IDC, "factor": 1, "start": "noise"},

@@ -5,17 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from condense.data.spec import DatasetSpec
+from torch import Tensor
+
+from condense.config import LATER
+from condense.data.spec import DatasetSpec, Split
 from condense.errors import ConfigError
 from condense.matching import Matching, PixelOptim
-from condense.methods.matched import MatchedConfig, MatchedMethod, SiameseName, alike_of, megabytes
+from condense.methods.base import SynthesisJob
+from condense.methods.matched import MatchedMethod, SiameseName, alike_of, megabytes
+from condense.methods.tiled import TiledConfig, TiledMethod
 
 __all__ = ["DM", "DMConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DMConfig(MatchedConfig):
+class DMConfig(TiledConfig):
     """Settings of DM. Raises `ConfigError` for a value out of range."""
+
+    factor: int = field(
+        default=1,
+        metadata={"help": "stored images are mosaics of factor x factor tiles; published: 1", **LATER},
+    )
 
     networks: int = field(default=20_000, metadata={"help": "random networks, a step in each"})
     lr: float = field(default=1.0, metadata={"help": "learning rate of the pixels; published: 1, and 10 from IPC 100"})
@@ -40,7 +50,7 @@ class DMConfig(MatchedConfig):
             raise ConfigError(f"lr must be above 0 and finite, got {self.lr}")
 
 
-class DM(MatchedMethod):
+class DM(TiledMethod):
     """Move pixels so that each class's mean features in fresh random networks equal those of its real images.
 
     Source: "Dataset Condensation with Distribution Matching", arXiv 2110.04181, equations 5 and 6. Per step: a new
@@ -50,7 +60,8 @@ class DM(MatchedMethod):
 
     Differs from the authors' program in: (1) pixels are clamped at every step (clamp=false: not) and rounded to uint8;
     (2) random numbers are keyed, so results do not depend on what ran before; (3) it ends after 20,000 steps, not
-    20,001. With ``pool`` it departs from the paper: a few networks are used again and again, each with one real batch.
+    20,001. Two settings depart from the paper: with ``pool`` a few networks are used again and again, each with one
+    real batch; with ``factor`` several images are stored in one, as IDC does it.
     """
 
     name = "dm"
@@ -70,6 +81,10 @@ class DM(MatchedMethod):
             pool=self.config.pool,
             memory=megabytes(self.config.step_memory),
         )
+
+    def _start(self, job: SynthesisJob, ipc: int, train: Split) -> Tensor:
+        whole = self.config.factor == 1
+        return MatchedMethod._start(self, job, ipc, train) if whole else super()._start(job, ipc, train)
 
     def optim(self, spec: DatasetSpec, ipc: int) -> PixelOptim:
         return PixelOptim(optimizer=self.config.optimizer, lr=self.config.lr, momentum=self.config.momentum)
