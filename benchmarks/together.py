@@ -3,10 +3,10 @@
     python benchmarks/together.py --teacher benchmarks/teachers/fashion-mnist-resnet20 --data fashion-mnist
 
 Claims: at IPC 10, on two cores, students that ask a teacher about every view are trained at least 1.5 times as fast at
-once as one by one, since the teacher answers once for all; on a GPU, where they are stacked into one network, students
-of any kind at least 5 times as fast. Rounds of both alternate, after one of warm-up each; a round's figure is
-student-steps a second. Random real images, as the track says they are labelled (`hard`: classes; `teacher`: online).
-Writes `benchmarks/results/together.json`, or `together-gpu.json`.
+once as one by one, since the teacher answers once for all; on a GPU, where steps are recorded and run side by side,
+students of any kind at least 5 times as fast as one by one, kernel by kernel. Rounds of all forms alternate, after one
+of warm-up each; a round's figure is student-steps a second. Random real images, as the track says they are labelled
+(`hard`: classes; `teacher`: online). Writes `benchmarks/results/together.json`, or `together-gpu.json`.
 """
 
 from __future__ import annotations

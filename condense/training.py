@@ -28,7 +28,6 @@ from condense.device import Compute
 from condense.errors import ConfigError, MethodError
 from condense.progress import Report, silent
 from condense.recorded import Recorded
-from condense.stacked import Stack
 
 __all__ = [
     "Batch",
@@ -215,25 +214,18 @@ def fit_together(
     names: Sequence[str],
     checkpoint: Checkpoint = NoCheckpoint(),
     listener: Listener | None = None,
-    stacked: bool = False,
 ) -> list[TrainRecord | Diverged]:
     """What :func:`fit` does, for several networks on the same batches, which are made once for all of them.
 
     They take turns, on a GPU side by side on streams of their own, and each ends with the bits that it would have by
-    itself. Or, ``stacked``, they run as one (see :mod:`condense.stacked`) and agree with that within rounding. One that
-    diverges ends there, and the others go on. A ``listener`` is for one network.
+    itself. One that diverges ends there, and the others go on. A ``listener`` is for one network.
     """
     if epochs < 1 or steps_per_epoch < 1:
         raise ConfigError(f"{names[0]} needs at least one epoch of one step, got {epochs} epochs of {steps_per_epoch}")
     for network in networks:
         network.to(compute.torch_device).to(memory_format=torch.channels_last)
     total = epochs * steps_per_epoch
-    common = (optim, total, compute, listener)
-    runs = (
-        [_Run(Stack(networks), names, *common)]
-        if stacked
-        else [_Run(one, [name], *common) for one, name in zip(networks, names, strict=True)]
-    )
+    runs = [_Run(one, name, optim, total, compute, listener) for one, name in zip(networks, names, strict=True)]
     saved = checkpoint.load()
     if saved is not None:
         for number, run in enumerate(runs):
@@ -264,19 +256,17 @@ def fit_together(
         report("steps", runs[0].step, total, {"loss": runs[0].recent()})
     for run in runs:
         run.take_average()
-    if stacked:
-        runs[0].network.scatter()  # type: ignore[operator]  # a Stack
     seconds = time.monotonic() - started
-    return [found for run in runs for found in run.found(epochs, seconds)]
+    return [run.found(epochs, seconds) for run in runs]
 
 
 class _Run:
-    """A run's state: a network or a stack of them, its optimiser, the step, and every loss so far (on the device)."""
+    """A run's state: a network, its optimiser, the step, and every loss so far (on the device)."""
 
     def __init__(
         self,
         network: nn.Module,
-        names: Sequence[str],
+        name: str,
         optim: OptimConfig,
         total: int,
         compute: Compute,
@@ -284,9 +274,9 @@ class _Run:
     ) -> None:
         self.network = network
         self.optim = optim
-        self.losses = torch.zeros(total, len(names), device=compute.torch_device)
+        self.losses = torch.zeros(total, device=compute.torch_device)
         self.listener = listener
-        self.names = names
+        self.name = name
         on_gpu = compute.torch_device.type == "cuda"
         self.optimizer = _optimizer(network, optim, compute.torch_device if on_gpu else None)
         self.stream = torch.cuda.Stream(compute.torch_device) if on_gpu else None
@@ -345,20 +335,18 @@ class _Run:
         return float(self.losses[max(0, self.step - 50) : self.step].mean())
 
     def alive(self) -> bool:
-        """Whether any of the networks has had finite losses so far."""
-        return bool(self.losses[: self.step].isfinite().all(0).any())
+        """Whether all losses so far were finite."""
+        return bool(self.losses[: self.step].isfinite().all())
 
-    def found(self, epochs: int, seconds: float) -> Iterator[TrainRecord | Diverged]:
-        """Of each network what it did, or where it diverged."""
-        for losses, name in zip(self.losses.T, self.names, strict=True):
-            bad = torch.nonzero(~torch.isfinite(losses[: self.step]))
-            if len(bad):
-                yield Diverged(
-                    f"{name} diverged: the loss of step {int(bad[0]) + 1} of {self.total} is not finite; "
-                    f"lower the learning rate (it is {self.optim.lr:g}) or use precision float32"
-                )
-            else:
-                yield TrainRecord(self.total, tuple(losses.double().view(epochs, -1).mean(1).tolist()), seconds)
+    def found(self, epochs: int, seconds: float) -> TrainRecord | Diverged:
+        """What it did, or where it diverged."""
+        bad = torch.nonzero(~torch.isfinite(self.losses[: self.step]))
+        if len(bad):
+            return Diverged(
+                f"{self.name} diverged: the loss of step {int(bad[0]) + 1} of {self.total} is not finite; "
+                f"lower the learning rate (it is {self.optim.lr:g}) or use precision float32"
+            )
+        return TrainRecord(self.total, tuple(self.losses.double().view(epochs, -1).mean(1).tolist()), seconds)
 
     def state(self, seconds: float) -> dict[str, Tensor]:
         """Everything the next step depends on, by name."""
@@ -396,9 +384,8 @@ class _Run:
 
 def _optimizer(network: nn.Module, optim: OptimConfig, gpu: torch.device | None) -> torch.optim.Optimizer:
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    flat = 2 if isinstance(network, Stack) else 1
-    decayed = [parameter for parameter in trained if optim.decay_norms or parameter.ndim > flat]
-    others = [parameter for parameter in trained if not optim.decay_norms and parameter.ndim <= flat]
+    decayed = [parameter for parameter in trained if optim.decay_norms or parameter.ndim > 1]
+    others = [parameter for parameter in trained if not optim.decay_norms and parameter.ndim <= 1]
     groups = [
         {"params": members, "weight_decay": decay}
         for members, decay in ((decayed, optim.weight_decay), (others, 0.0))
@@ -429,7 +416,7 @@ def _accumulate_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of the batch's mean loss, one forward per BatchNorm group.
 
-    Returns that loss of each network, the outputs and the targets, detached and on the device.
+    Returns that loss, the outputs and the targets, detached and on the device.
     """
     n = len(targets)
     sizes = list(groups) or [n]
@@ -438,12 +425,11 @@ def _accumulate_gradient(
         with compute.autocast():
             logits = network(some)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        each = logits if isinstance(network, Stack) else logits[None]
-        part = torch.stack([loss(one, wanted) for one in each]) * (len(wanted) / n)
-        part.sum().backward()
+        part = loss(logits, wanted) * (len(wanted) / n)
+        part.backward()
         parts.append(part.detach())
         outputs.append(logits.detach())
-    return torch.stack(parts).sum(0), torch.cat(outputs, -2), targets
+    return torch.stack(parts).sum(), torch.cat(outputs), targets
 
 
 @contextmanager

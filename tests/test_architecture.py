@@ -16,7 +16,7 @@ LAYERS = [
     {"seeding", "progress", "quantities", "files", "device", "memory", "callables", "untrusted"},
     {"checkpoint", "config", "console"},
     {"data", "networks"},
-    {"stacked", "recorded"},
+    {"recorded"},
     {"training"},
     {"views", "canvas", "objectives", "teachers"},
     {"labels", "inversion", "selection", "starts"},

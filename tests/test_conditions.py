@@ -36,7 +36,7 @@ def spec() -> DatasetSpec:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_all_conditions_can_be_made(path: Path, monkeypatch: pytest.MonkeyPatch, spec: DatasetSpec) -> None:
     found = matched.conditions(options_of(monkeypatch, "--conditions", path))
-    assert len({(one.name, one.ipc) for one in found}) == len(found) > 10
+    assert len({(one.name, one.ipc) for one in found}) == len(found) > 3
     for one in found:
         assert find_track(one.track, spec).network == "convnet3-in"
         assert (one.published is None) or one.source

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from condense.evaluation.results import Failure
 from condense.evaluation.student import StudentRecipe
 from condense.networks import build
 from condense.pipeline import Context, DataRequest, distill, evaluate, resolve
-from condense.stacked import Stack, stackable
 from condense.training import Batch, Diverged, OptimConfig, TrainRecord, fit, fit_together
 
 CPU = Compute()
@@ -56,7 +54,7 @@ def names(count: int) -> list[str]:
 
 def test_taking_turns_changes_no_bit() -> None:
     together, alone = fresh("vit", 2), fresh("vit", 2)
-    records = fit_together(together, batches(), cross_entropy, SGD, names=names(2), stacked=False, **STEPS)
+    records = fit_together(together, batches(), cross_entropy, SGD, names=names(2), **STEPS)
     for mine, other, record in zip(together, alone, records, strict=True):
         single = fit(other, batches(), cross_entropy, SGD, **STEPS)
         assert isinstance(record, TrainRecord)
@@ -65,53 +63,27 @@ def test_taking_turns_changes_no_bit() -> None:
             assert torch.equal(weights(mine)[name], value)
 
 
-@pytest.mark.parametrize("optim", [SGD, OptimConfig(optimizer="adamw", lr=0.01, weight_decay=0.1, decay_norms=False)])
-@pytest.mark.parametrize(
-    ("name", "steps"), [("resnet8", 6), ("convnet2-w8-bn", 6), ("convnet2-w8-in", 6), ("shufflenetv2", 1), ("vgg11", 1)]
-)
-def test_a_stack_agrees_with_training_one_by_one(name: str, steps: int, optim: OptimConfig) -> None:
-    """In float64, with BatchNorm groups, whose statistics each network keeps for itself.
-
-    Networks that bring these images down to single pixels, whose statistics are over four values, enlarge the smallest
-    difference from step to step; there the first step must do.
-    """
-    made = batches(torch.float64, groups=(4, 4))
-    common: dict[str, Any] = {"epochs": max(1, steps // 3), "steps_per_epoch": min(steps, 3), "compute": CPU}
-    together, alone = fresh(name, 3, torch.float64), fresh(name, 3, torch.float64)
-    assert stackable(together, next(iter(made(0, 0))).images)
-    source = made if steps > 1 else lambda epoch, first: islice(made(epoch, first), 1)
-    records = fit_together(together, source, cross_entropy, optim, names=names(3), stacked=True, **common)
-    for mine, other, record in zip(together, alone, records, strict=True):
-        single = fit(other, source, cross_entropy, optim, **common)
-        assert isinstance(record, TrainRecord)
-        assert record.losses == pytest.approx(single.losses, rel=1e-6)
-        for key, value in weights(other).items():
-            torch.testing.assert_close(weights(mine)[key], value, atol=1e-6, rtol=1e-6)
-
-
-def test_a_stack_averages_the_weights_of_each() -> None:
+def test_the_weights_of_each_are_averaged() -> None:
     optim = replace(SGD, averaged=0.9)
-    together, alone = fresh("resnet8", 2, torch.float64), fresh("resnet8", 2, torch.float64)
-    made = batches(torch.float64)
-    fit_together(together, made, cross_entropy, optim, names=names(2), stacked=True, **STEPS)
+    together, alone = fresh("resnet8", 2), fresh("resnet8", 2)
+    fit_together(together, batches(), cross_entropy, optim, names=names(2), **STEPS)
     for mine, other in zip(together, alone, strict=True):
-        fit(other, made, cross_entropy, optim, **STEPS)
+        fit(other, batches(), cross_entropy, optim, **STEPS)
         for key, value in weights(other).items():
-            torch.testing.assert_close(weights(mine)[key], value, atol=1e-6, rtol=1e-6)
+            assert torch.equal(weights(mine)[key], value)
 
 
-@pytest.mark.parametrize("stacked", [False, True])
-def test_one_that_diverges_does_not_take_the_others_along(stacked: bool) -> None:
+def test_one_that_diverges_does_not_take_the_others_along() -> None:
     networks = fresh("convnet2-w8-bn")
     with torch.no_grad():
         list(networks[1].parameters())[-1].fill_(float("nan"))
     alone = copy.deepcopy(networks[2])
-    records = fit_together(networks, batches(), cross_entropy, SGD, names=names(3), stacked=stacked, **STEPS)
+    records = fit_together(networks, batches(), cross_entropy, SGD, names=names(3), **STEPS)
     assert [type(record) for record in records] == [TrainRecord, Diverged, TrainRecord]
     assert "student 1 diverged: the loss of step 1 of 6" in str(records[1])
     fit(alone, batches(), cross_entropy, SGD, **STEPS)
     for key, value in weights(alone).items():
-        torch.testing.assert_close(weights(networks[2])[key], value, atol=1e-5, rtol=1e-4)
+        assert torch.equal(weights(networks[2])[key], value)
 
 
 class Held:
@@ -131,9 +103,8 @@ class Held:
         return self.state
 
 
-@pytest.mark.parametrize("stacked", [False, True])
-def test_a_resumed_training_ends_with_the_same_bits(stacked: bool) -> None:
-    common: dict[str, Any] = {"names": names(2), "stacked": stacked, **STEPS}
+def test_a_resumed_training_ends_with_the_same_bits() -> None:
+    common: dict[str, Any] = {"names": names(2), **STEPS}
     whole, again = fresh("resnet8", 2), fresh("resnet8", 2)
     held = Held(at=4)
     fit_together(whole, batches(), cross_entropy, SGD, checkpoint=held, **common)
@@ -143,34 +114,6 @@ def test_a_resumed_training_ends_with_the_same_bits(stacked: bool) -> None:
     for mine, other in zip(whole, again, strict=True):
         for key, value in weights(mine).items():
             assert torch.equal(weights(other)[key], value)
-
-
-def test_what_cannot_be_stacked_is_known_beforehand() -> None:
-    images = torch.randn(4, 3, 12, 12)
-    assert not stackable(fresh("resnet8", 1), images)
-    assert not stackable([*fresh("resnet8", 1), *fresh("convnet2-w8-bn", 1)], images)
-    assert not stackable([Stubborn(), Stubborn()], images)
-    assert not stackable(fresh("vit", 2), images)  # its attention would run one by one
-
-
-class Stubborn(nn.Module):
-    """Looks at its numbers, which no stack allows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(3, 4)
-
-    def forward(self, images: Tensor) -> Tensor:
-        means = images.mean((2, 3))
-        return self.layer(means if float(self.layer.weight.sum()) > -1e9 else -means)
-
-
-def test_a_stack_gives_back_what_it_took() -> None:
-    networks = fresh("resnet8", 2)
-    before = [weights(network) for network in networks]
-    Stack(networks).scatter()
-    for network, held in zip(networks, before, strict=True):
-        assert all(torch.equal(value, held[name]) for name, value in weights(network).items())
 
 
 # Evaluations
