@@ -48,8 +48,10 @@ def main() -> None:
         selection(RESULTS / "selection.jsonl"),
         stored("Speed of the recover step", "recover", "recover-float32"),
         stored("Speed of a step of gradient matching", "matching"),
-        stored("Several students at once", "together"),
+        stored("Several students at once", "together", "together-gpu"),
+        stored("Steps on a GPU", "gpu"),
         stored("Speed of loading", "loading"),
+        matched(RESULTS / "matched.jsonl"),
         stored("Statistics: coverage and power", "statistics"),
         stored("Damaged and hostile files", "fuzz"),
     ]
@@ -343,6 +345,34 @@ def selection(path: Path) -> str:
     where = f"{first['width']} numbers a row, {first['classes']} classes, {first['threads']} thread, {first['machine']}"
     return (
         f"## Choosing a tenth of the images\n\nSeconds, and memory beyond the mapped features.\n\n{table}\n\n{where}.\n"
+    )
+
+
+def matched(path: Path) -> str:
+    """Accuracy of sets of methods that match against seconds of their synthesis."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for line in lines:
+        if not line["held_out"]:
+            compute = line["compute"]
+            where = f"{line['device']}, {compute['threads']} thread(s), {compute['precision']}"
+            key = (line["data"], line["ipc"], line["condition"], line["track"], where, line["steps"])
+            groups.setdefault(key, []).append(line)
+    if not groups:
+        return ""
+    head = ["data", "IPC", "condition", "track", "where", "networks", "sets x students", "seconds", "accuracy"]
+    cells = [head, ["---"] * len(head)]
+    for key in sorted(groups):
+        own = groups[key]
+        values = [100 * (value or 0.0) for line in own for value in line["accuracies"]]
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        seconds = statistics.mean(line["seconds"] + line["seconds_beforehand"] for line in own)
+        size = f"{len(own)} x {len(own[0]['accuracies'])}"
+        cells.append([*map(str, key), size, f"{seconds:.0f}", f"{statistics.mean(values):.2f}{spread}"])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    return (
+        "## Methods that match: accuracy against seconds\n\nSeconds of synthesis, with what networks learn beforehand;"
+        f" mean and standard deviation over all students of all sets.\n\n{table}\n"
     )
 
 
