@@ -26,7 +26,7 @@ from condense.cli import app
 from condense.data import Data
 from condense.dataset import load
 from condense.errors import CondenseError, ConfigError, DataError, OutputError, ShardError, TeacherError
-from condense.exchange import ForbiddenEntry, NotAPack, export_set, import_set, pack, unpack
+from condense.exchange import ForbiddenEntry, NotAPack, export_set, import_set, pack, unpack, unpacked
 from condense.exchange.convert import to_nhwc, to_uint8
 from condense.exchange.export import folder_names
 from condense.exchange.imports import slots_of
@@ -72,6 +72,17 @@ def test_a_set_is_packed_and_unpacked_to_the_same_bytes(made: Path, packed: Path
     assert unpack(packed, tmp_path / "again") == tmp_path / "again"
     assert files_of(tmp_path / "again") == files_of(made)
     assert pack(tmp_path / "again", tmp_path / "again.zip").read_bytes() == packed.read_bytes()
+
+
+def test_a_pack_is_looked_into_and_leaves_nothing(made: Path, packed: Path) -> None:
+    with unpacked(packed) as folder:
+        assert (folder / "set.json").read_bytes() == (made / "set.json").read_bytes()
+    assert not folder.exists()
+    with unpacked(made) as folder:
+        assert folder == made
+    result = CliRunner().invoke(app, ["verify", str(packed), "--deep"])
+    assert result.exit_code == 0
+    assert "valid" in result.output
 
 
 def test_a_pack_holds_the_files_of_the_set_by_name_and_nothing_else(made: Path, tmp_path: Path) -> None:

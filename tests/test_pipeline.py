@@ -20,6 +20,7 @@ from condense.checkpoint import FileCheckpoint
 from condense.data import Data
 from condense.device import Compute
 from condense.engine.events import finished_jobs
+from condense.engine.status import status_of
 from condense.engine.store import Store
 from condense.errors import ConfigError, DataError, MethodError, OutputError, ShardError, TeacherError
 from condense.evaluation.student import StudentRecipe
@@ -112,6 +113,13 @@ def test_every_codec_goes_the_whole_way(
             folder, empty, recipe=recipe, out=tmp_path / "other.safetensors", data=REQUEST, teachers=[teacher]
         )
         assert again.accuracy == made.accuracy
+
+
+def test_all_its_runs_say_where_the_set_will_be(context: Context, tmp_path: Path) -> None:
+    """Also that of its teachers, so that the status of the set has them."""
+    make(context, tmp_path / "set")
+    status = status_of(context.store, tmp_path / "set")
+    assert (status.known, status.state) == (2, "ended")
 
 
 def test_the_same_command_again_does_nothing(context: Context, tmp_path: Path, tiny_data: Data) -> None:

@@ -87,7 +87,13 @@ def show_scores(rows: Sequence[Row]) -> None:
     from condense.report import rankings, score_table, scores
 
     say()
-    table(*score_table(scores(rows)))
+    found = scores(rows)
+    table(*score_table(found))
+    if any(None in (one.hlr, one.ior, one.ars) for one in found):
+        say(
+            "-: not measured. HLR takes the condition and whole data on track hard, IOR random images beside it, LRS "
+            "both; ARS takes the condition and random images on hard:none and on an augmented hard track."
+        )
     for one in rankings(rows):
         first, second = one.tracks
         say(

@@ -46,6 +46,9 @@ def plan(
     images: Images,
     recipe: Recipe,
     machine: Machine,
+    _out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="As of distill; nothing is written there.")
+    ] = None,
     probe: Annotated[bool, typer.Option(help="Measure for some seconds how long it would take.")] = True,
     json: AsJson = False,
 ) -> None:

@@ -87,7 +87,9 @@ def relabel(
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a set, of several, or an .h5 file.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="SET", help="The folder of a set, of several, a pack or an .h5 file.")
+    ],
     deep: Annotated[bool, typer.Option("--deep", help="Every checksum and every number as well.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Structure and sizes only; hashes are not computed.")] = False,
     isolated: Annotated[
@@ -98,17 +100,19 @@ def verify(
 
     Example: condense verify synthesized/fashion-mini-ipc10-cda
     """
+    from condense.exchange import unpacked
     from condense.shards import sets_in
     from condense.shards import verify as check
     from condense.shards.isolated import verify_isolated
 
     if deep and fast:
         raise ConfigError("--deep and --fast exclude each other; give one of them")
-    for one in sets_in(path):
-        level: Level = "deep" if deep else "structure" if fast else "hashes"
-        found = verify_isolated(one, level) if isolated else check(one, level)
-        say(f"{one}: valid{', hashes not checked' if fast else ''}")
-        pairs(counted(found.rows, found.epochs, found.label_kind, found.bytes))
+    level: Level = "deep" if deep else "structure" if fast else "hashes"
+    with unpacked(path) as folder:
+        for one in sets_in(folder):
+            found = verify_isolated(one, level) if isolated else check(one, level)
+            say(f"{path if folder != path else one}: valid{', hashes not checked' if fast else ''}")
+            pairs(counted(found.rows, found.epochs, found.label_kind, found.bytes))
 
 
 def grid(

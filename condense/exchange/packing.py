@@ -10,6 +10,7 @@ import io
 import os
 import shutil
 import struct
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from condense.shards.isolated import verify_isolated
 from condense.shards.layout import FILE_NAME, MAX_FILES, MAX_JSON
 from condense.shards.setfile import SetInfo, read_set_json
 
-__all__ = ["ForbiddenEntry", "NotAPack", "pack", "unpack"]
+__all__ = ["ForbiddenEntry", "NotAPack", "pack", "unpack", "unpacked"]
 
 TEXTS = ("set.json", "README.md")
 FIRST_DAY = (1980, 1, 1, 0, 0, 0)
@@ -80,6 +81,19 @@ def unpack(path: Path | str, out: Path | str, report: Report = silent) -> Path:
             report("unpacking", number + 1, len(entries))
         verify_isolated(folder, "deep")
     return out
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """The folder of a set: ``path`` itself, or, if it is a pack, what it holds, for as long as this lasts.
+
+    Raises what :func:`unpack` raises, which checks everything.
+    """
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder, spoken_of_as(path, Path(folder) / "set"):
+        yield unpack(path, Path(folder) / "set")
 
 
 class Bounded(io.FileIO):

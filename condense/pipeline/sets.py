@@ -46,7 +46,7 @@ def distill(
         refuse_other_files(folder)
     makers = teacher_jobs(request, data, context, teachers)
     if request.method.asks_priors:
-        check_made(makers, data.spec, request, context)
+        check_made(makers, data.spec, request, context, folders)
         request = with_priors(request, context, makers, name=name)
 
     def plan() -> list[Job]:
@@ -54,7 +54,7 @@ def distill(
 
     for job, folder in zip(plan(), folders, strict=True):
         refuse_other_set(folder, job)
-    check_made(makers, data.spec, request, context)
+    check_made(makers, data.spec, request, context, folders)
     try:
         artefacts = run_all(plan, context, shared=True, out=folders)
     except MemoryShortError as error:

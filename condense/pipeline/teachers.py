@@ -104,9 +104,12 @@ def check_own_network(request: Request, spec: DatasetSpec) -> None:
         last_layer(recipe.network, network, shape_of(spec))
 
 
-def check_made(jobs: Sequence[Job], spec: DatasetSpec, request: Request, context: Context) -> None:
-    """Train what has to be trained, and refuse what came out too weak before anything is built on it."""
-    for folder in run_all(lambda: jobs, context, what="teachers"):
+def check_made(jobs: Sequence[Job], spec: DatasetSpec, request: Request, context: Context, out: Sequence[Path]) -> None:
+    """Train what has to be trained, and refuse what came out too weak before anything is built on it.
+
+    out: where the sets will be that they are for.
+    """
+    for folder in run_all(lambda: jobs, context, out=out, what="teachers"):
         check_fits(folder, spec, request)
 
 

@@ -273,7 +273,7 @@ def _cells(row: Row) -> list[str]:
         row.student,
         row.place,
         f"{100 * summary.mean:.2f}{spread} ({summary.n_sets} x {summary.n_students})",
-        _interval(summary.interval) + unit,
+        _interval(_possible(summary.interval)) + unit,
         _difference(row),
         bytes_in_words(row.image_bytes),
         bytes_in_words(row.label_bytes),
@@ -286,6 +286,11 @@ def _difference(row: Row) -> str:
     if row.difference is None:
         return NONE
     return f"{100 * row.difference.mean:+.2f} ({_interval(row.difference.interval, '+')})"
+
+
+def _possible(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Of accuracies: with few sets Student's t reaches beyond 0 and 1."""
+    return None if interval is None else (max(0.0, interval[0]), min(1.0, interval[1]))
 
 
 def _interval(interval: tuple[float, float] | None, sign: str = "") -> str:
