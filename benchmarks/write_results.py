@@ -21,7 +21,8 @@ HEAD = """# Measured results
 
 Every figure here was measured by a script in `benchmarks/` and stored in `benchmarks/results/`; this page is made of
 those files by `python benchmarks/write_results.py`. Accuracies are in percent, on the test images, after the last step;
-nothing was chosen on test images. The interval is that of the mean over *sets* (Student's t). Differences are paired:
+nothing was chosen on test images but where a section says so. The interval is that of the mean over *sets*
+(Student's t). Differences are paired:
 sets by their number, students by their seed, so that both sides begin with the same weights. CDA sets that start from
 real images start from the very images of the random set of the same number.
 
