@@ -21,16 +21,15 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from decoupled_cost import untrained
 
 from condense import recorded
 from condense.checkpoint import NoCheckpoint
 from condense.config import from_mapping
-from condense.data import DatasetSpec, Split
+from condense.data import Data, DatasetSpec, Split
 from condense.device import Compute, resolve
 from condense.methods import METHODS, SynthesisJob
-from condense.networks import build
 from condense.progress import silent
-from condense.teachers import Teacher, TeacherInfo
 
 SIDE, CLASSES, IPC, IMAGES = 32, 10, 10, 600
 
@@ -71,23 +70,6 @@ def spec_of() -> DatasetSpec:
     )
 
 
-def teachers_of(network: str | None, spec: DatasetSpec, compute: Compute) -> list[Teacher]:
-    if network is None:
-        return []
-    info = TeacherInfo(
-        network=network,
-        spec=spec,
-        accuracy_heldout=None,
-        accuracy_test=None,
-        epochs=None,
-        recipe={},
-        origin="trained",
-        weights_sha256="",
-    )
-    made = build(network, channels=3, height=SIDE, width=SIDE, n_classes=CLASSES)
-    return [Teacher(made.eval().requires_grad_(False).to(compute.device), info)]
-
-
 def seconds_of(one: Contestant, compute: Compute) -> float:
     spec = spec_of()
     labels = np.arange(CLASSES).repeat(IMAGES)
@@ -96,7 +78,7 @@ def seconds_of(one: Contestant, compute: Compute) -> float:
     method = METHODS[one.method](from_mapping(METHODS[one.method].Config, one.settings))
     slots, classes = tuple(range(IPC)), tuple(range(CLASSES))
     job = SynthesisJob(spec=spec, set_index=0, seed=0, slots=slots, classes=classes, ipc=IPC)
-    teachers = teachers_of(one.network, spec, compute)
+    teachers = [untrained(one.network, Data(spec, train, train), compute)] if one.network else []
     start = time.perf_counter()
     method.synthesise(
         job,
@@ -125,8 +107,8 @@ def measured(one: Contestant, compute: Compute, rounds: int) -> dict[str, Any]:
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": round(statistics.mean(values), 3), "sd": round(spread, 3), "n": len(values)}
+    spread = {"sd": round(statistics.stdev(values), 3)} if len(values) > 1 else {}
+    return {"mean": round(statistics.mean(values), 3), **spread, "n": len(values)}
 
 
 def main() -> None:

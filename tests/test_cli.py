@@ -454,6 +454,11 @@ def test_mistakes_end_in_one_line(words: list[str], said: str, tmp_path: Path) -
     assert {path.name for path in tmp_path.iterdir()} <= {"store"}
 
 
+@pytest.mark.parametrize(("key", "option"), [("targets=hard", "--targets hard"), ("network=vit", "--student vit")])
+def test_what_evaluate_has_an_option_for_is_no_setting(key: str, option: str) -> None:
+    assert option in refused("evaluate", "nowhere", "--set", key)
+
+
 def distilling(*words: object, **options: object) -> list[object]:
     """``distill`` on fashion-mini with one thing changed."""
     given = {"--data": "fashion-mini", "--method": "cda", "--ipc": 1, **options}

@@ -27,6 +27,7 @@ from condense.evaluation.student import StudentRecipe
 from condense.labels.relabel import LabelConfig
 from condense.pipeline import Context, DataRequest, distill, evaluate, relabel, resolve, train, train_teacher
 from condense.pipeline.request import request_of
+from condense.report import rows_of
 from condense.shards import read_set, verify
 from condense.teachers import save_teacher
 from condense.teachers.recipe import TeacherRecipe
@@ -120,6 +121,34 @@ def test_all_its_runs_say_where_the_set_will_be(context: Context, tmp_path: Path
     make(context, tmp_path / "set")
     status = status_of(context.store, tmp_path / "set")
     assert (status.known, status.state) == (2, "ended")
+
+
+def test_sets_that_differ_in_their_labels_are_rows_of_their_own(
+    context: Context, tmp_path: Path, teacher: Path
+) -> None:
+    """Whatever their order, each with its own bytes and with random real images of its own labels beside it."""
+    full = make(context, tmp_path / "full", teacher)
+    small = relabel(full, context, labels={"codec": "topk:1"}, out=tmp_path / "small", data=REQUEST)
+    common: dict[str, Any] = {"students": ["convnet2-w8-bn"], "seeds": 1, "data": REQUEST, "student": STUDENT}
+    alone = [evaluate([one], context, targets=["soft"], against=["random"], **common) for one in (full, small)]
+    for paths in ([full, small], [small, full]):
+        rows = {row.condition: row for row in rows_of(evaluate(paths, context, targets=["soft"], **common))}
+        assert len(rows) == 4
+        for codec, (ours, random) in zip(("full", "topk:1"), alone, strict=True):
+            mine, beside = rows[f"cda [codec {codec}]"], rows[f"random [codec {codec}]"]
+            assert (mine.summary.mean, mine.label_bytes) == (ours.accuracy, ours.bytes_labels)
+            assert (beside.summary.mean, mine.baseline) == (random.accuracy, beside.condition)
+
+
+@pytest.mark.parametrize("codec", ["topk:3", "topk:9"])
+def test_labels_that_cannot_be_stored_are_refused_before_any_work(context: Context, tmp_path: Path, codec: str) -> None:
+    folder = make(context, tmp_path / "set")
+    before = done_jobs(context.store.root)
+    with pytest.raises(ConfigError, match=f'codec is "{codec}", but the data set has 3 classes'):
+        relabel(folder, context, labels={"codec": codec}, out=tmp_path / "other", data=REQUEST)
+    with pytest.raises(ConfigError, match="3 classes"):
+        make(context, tmp_path / "new", labels={**LABELS, "codec": codec})
+    assert done_jobs(context.store.root) == before
 
 
 def test_the_same_command_again_does_nothing(context: Context, tmp_path: Path, tiny_data: Data) -> None:

@@ -70,6 +70,30 @@ def test_rows_hold_the_statistics_of_their_runs() -> None:
     assert cda.statement == "cda, resnet20, soft targets: worse than random by 4.3 to 5.6 points"
 
 
+def test_another_set_of_one_name_and_number_is_never_mixed_in() -> None:
+    """Whichever is first; the bytes of a row are those of its set; each is beside the random images of its labels."""
+    both = [*RESULTS, *(replace(one, set_sha256="11", accuracy=one.accuracy - 0.1, bytes_labels=5) for one in RESULTS)]
+    _, cda, random2, cda2 = rows_of(both)
+    assert [one.condition for one in (random2, cda2)] == ["random (2)", "cda (2)"]
+    assert (cda.label_bytes, cda2.label_bytes) == (60_000, 5)
+    for one, mean in ((cda, 0.7505), (cda2, 0.6505)):
+        assert one.summary.mean == pytest.approx(mean)
+        assert one.difference is not None
+        assert one.difference.mean == pytest.approx(-0.0495)
+    assert (cda2.baseline, random2.statement.rpartition(": ")[2]) == ("random (2)", "the baseline")
+
+
+def test_real_images_stand_beside_sets_of_their_labels() -> None:
+    """Named by what labels differ in, brackets within brackets too; another set with one random beside it has that."""
+    named = [replace(one, condition=f"{one.condition} [scale [0.5, 1], codec int8]") for one in RESULTS]
+    again = [replace(one, set_sha256="22") for one in named if one.condition.startswith("cda")]
+    for row in rows_of([*RESULTS, *named, *again]):
+        if row.condition.startswith("cda"):
+            assert row.baseline == "random" + (" [scale [0.5, 1], codec int8]" if "[" in row.condition else "")
+            assert row.difference is not None
+            assert row.difference.mean == pytest.approx(-0.0495)
+
+
 def test_other_recipes_targets_and_students_are_other_rows_and_never_compared() -> None:
     other = {"epochs": 9}
     changes: list[dict[str, object]] = [

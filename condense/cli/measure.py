@@ -114,11 +114,15 @@ def evaluate(
     from condense import pipeline
     from condense.config import from_mapping
     from condense.dataset import load
+    from condense.errors import ConfigError
     from condense.evaluation.student import StudentRecipe
     from condense.report import rows_by_class, rows_of, show
     from condense.shards import sets_in
 
     said, requested = recipe.values(), images.requested(data)
+    for key, option in (("targets", "--targets"), ("network", "--student")):
+        if key in said:
+            raise ConfigError(f"evaluate takes {key} by {option} {said[key]}, not by --set {key}={said[key]}")
     settings = from_mapping(StudentRecipe, said, "student") if said else None
     asked: dict[str, Any] = {
         "students": split(student),

@@ -90,6 +90,12 @@ class LabelConfig:
         if self.calibration is not None and self.n_labelled == 0:
             raise ConfigError(f"calibration is given, but {self.codec} stores no labels; take another codec, or none")
 
+    def check(self, n_classes: int) -> None:
+        """Raises :class:`ConfigError` for a codec that cannot store labels of so many classes."""
+        name, settings = codec_of(self.codec)
+        if fault := CODECS[name].check(settings, n_classes):
+            raise ConfigError(f'codec is "{self.codec}", but the data set has {n_classes} classes: {fault}')
+
     @property
     def n_labelled(self) -> int:
         """Epochs that are labelled."""

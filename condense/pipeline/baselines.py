@@ -47,15 +47,17 @@ def chosen_sets(
     context: Context,
     teachers: tuple[Job, ...],
     labellers: tuple[Job, ...] | None = None,
+    apart: Callable[[Given], str] = lambda _: "",
 ) -> list[Given]:
-    """One set of real images chosen by method ``name`` for each set number, size and seed of the given sets.
+    """One set of real images chosen by method ``name`` for each set number, size and seed of the given sets, and for
+    each of what ``apart`` tells of them.
 
     ``labels``: how the one beside a given set is labelled, by ``labellers`` if not by all ``teachers``.
     """
     method = METHODS[name](METHODS[name].Config())
-    wanted = {(one.ipc, one.index, one.root): one for one in given if one.method != name}
+    wanted = {(one.ipc, one.index, one.root, apart(one)): one for one in given if one.method != name}
     jobs = []
-    for (ipc, index, root), one in wanted.items():
+    for (ipc, index, root, _), one in wanted.items():
         method.check(data.spec, ipc)
         like = Request(
             data=request, method=method, ipc=ipc, sets=1, seed=root, teacher=TeacherRecipe(), labels=labels(one)
@@ -63,7 +65,7 @@ def chosen_sets(
         jobs += set_jobs(like, data.spec, context, teachers, name=name, indices=[index], labellers=labellers)
     return [
         Given(folder, load(folder), index)
-        for folder, (_, index, _) in zip(run_all(lambda: jobs, context, what=f"jobs for {name}"), wanted, strict=True)
+        for folder, (_, index, *_) in zip(run_all(lambda: jobs, context, what=f"jobs for {name}"), wanted, strict=True)
     ]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from condense.config import to_mapping
 from condense.data import Data
 from condense.dataset import DistilledDataset, load
 from condense.engine.job import Job
@@ -16,7 +17,7 @@ from condense.pipeline.context import Context
 from condense.pipeline.teachers import given_teachers, stored_teachers
 from condense.shards import sets_in
 
-__all__ = ["Given", "condition_names", "opened_sets", "teachers_for"]
+__all__ = ["Given", "condition_names", "label_words", "opened_sets", "teachers_for"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,33 @@ def condition_names(given: Sequence[Given]) -> dict[Path, str]:
         words = ", ".join(f"{key} {own[key]}" for key in differing)
         names[one.path] = f"{one.method} ({words})" if words else one.method
     return names
+
+
+def label_words(given: Sequence[Given]) -> Callable[[Given], str]:
+    """What to add to the name of a condition, of these sets or of real images beside them: ``" [codec int8]"``.
+
+    The settings in which labels differ among sets of one size and number, which would else pass for one another; mostly
+    there are none, and nothing is added.
+    """
+    alike: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for one in given:
+        alike.setdefault((one.ipc, one.index), []).append(flat(to_mapping(one.labels)))
+    keys = {key for some in alike.values() for one in some for key in one if one[key] != some[0].get(key)}
+
+    def words(one: Given) -> str:
+        own = flat(to_mapping(one.labels))
+        said = ", ".join(f"{key} {own[key]}" for key in sorted(keys) if key in own)
+        return f" [{said}]" if said else ""
+
+    return words
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"views": {"mix": "none"}}`` -> ``{"views.mix": "none"}``."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
 
 
 def teachers_for(one: Given, data: Data, context: Context, folders: Sequence[Path]) -> tuple[Job, ...]:

@@ -37,6 +37,7 @@ def distill(
     """
     data = context.data(request.data)
     request.method.check(data.spec, request.ipc)
+    request.labels.check(data.spec.n_classes)
     if odd := no_smaller(request, data.spec):
         note(context.report, odd)
     name = name_of(request, data.spec)
@@ -85,6 +86,7 @@ def relabel(
     request = request_of(dataset.info, data)
     opened = context.data(request)
     check_same_data(dataset.spec, opened.spec)
+    labels.check(opened.spec.n_classes)
     makers = given_teachers(opened.spec, teachers) if teachers else stored_teachers(dataset.info, context)
     job = relabelled_job(path, dataset.info, labels, makers, context, request)
     refuse_other_files(out)

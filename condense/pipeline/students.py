@@ -18,7 +18,7 @@ from condense.evaluation.tracks import USUAL_NETWORK, Track, find_track
 from condense.files import disk_errors
 from condense.pipeline.baselines import WHOLE, check_against, chosen_sets, need_teachers, real_job
 from condense.pipeline.context import Context, DataRequest
-from condense.pipeline.given import Given, condition_names, opened_sets, teachers_for
+from condense.pipeline.given import Given, condition_names, label_words, opened_sets, teachers_for
 from condense.pipeline.plans import run_all, student_job, students_jobs
 from condense.pipeline.request import request_of
 from condense.pipeline.results import Student, measure_all, read_outcome
@@ -220,12 +220,13 @@ def own_students(asked: _Asked, targets: Sequence[str] | None, template: Student
     for value in targets:
         if value not in ("soft", "hard"):
             raise ConfigError(f'--targets is "{value}"; {suggest(value, ("soft", "hard"))}')
-    sets = [] if asked.only_against else [(asked.names[one.path], one) for one in given]
+    words = label_words(given)
+    sets = [] if asked.only_against else [(asked.names[one.path] + words(one), one) for one in given]
     asking = "soft" in targets and any(one.dataset.asks_teachers for one in given)
     makers = asked.makers() if asked.against or asking else ()
     for name in asked.choosers:
-        chosen = chosen_sets(name, given, lambda one: one.labels, request, asked.data, context, makers)
-        sets += [(name, one) for one in chosen]
+        chosen = chosen_sets(name, given, lambda one: one.labels, request, asked.data, context, makers, apart=words)
+        sets += [(name + words(one), one) for one in chosen]
     recipes = [
         replace(template, network=name, targets=from_mapping(StudentRecipe, {"targets": kind}).targets)
         for name in asked.students or [USUAL_NETWORK]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from condense.evaluation.statistics import Difference, Summary, paired_difference, summarise
@@ -98,25 +99,57 @@ class Row:
         return words
 
 
+ENDING = re.compile(r"( \[.*\])?( \(\d+\))?$")
+
+
 def rows_of(results: Sequence[Result], baseline: str = "random", report: Report = silent) -> list[Row]:
     """Group results into rows, in order of first appearance.
 
-    Only runs of the same recipe are put together or compared. Where a run is there twice, the later one counts.
+    Only runs of the same recipe are put together or compared, and real images with those of the same labels, which
+    names say in brackets. Where a run is there twice, the later one counts; but another set of the same name and number
+    is a row of its own.
     """
     groups: dict[tuple[str, ...], list[Result]] = {}
-    for result in results:
+    for result in _told_apart(results):
         groups.setdefault((result.condition, *_setting(result)), []).append(result)
     best: dict[tuple[str, ...], list[Result]] = {}
     for group in groups.values():
-        setting = _setting(group[0])
+        setting = (*_setting(group[0]), _labels(group[0]))
         if group[0].method in coresets() and (setting not in best or _mean(group) > _mean(best[setting])):
             best[setting] = group
     rows = []
     for number, group in enumerate(groups.values(), start=1):
         setting = _setting(group[0])
-        rows.append(_row(group, groups.get((baseline, *setting), []), baseline, best.get(setting, [])))
+        labels, ending = _labels(group[0]), _ending(group[0])
+        beside = baseline + (ending if (baseline + ending, *setting) in groups else labels)
+        rows.append(_row(group, groups.get((beside, *setting), []), beside, best.get((*setting, labels), [])))
         report("comparing", number, len(groups))
     return rows
+
+
+def _told_apart(results: Sequence[Result]) -> list[Result]:
+    """The same, where sets of one name and number that are not the same files have a number in their condition."""
+    known: dict[tuple[str, ...], list[str]] = {}
+    found = []
+    for result in results:
+        files = known.setdefault((result.condition, str(result.set_index), *_setting(result)), [])
+        if result.set_sha256 not in files:
+            files.append(result.set_sha256)
+        place = files.index(result.set_sha256)
+        found.append(replace(result, condition=f"{result.condition} ({place + 1})") if place else result)
+    return found
+
+
+def _ending(result: Result) -> str:
+    """What tells its condition apart, as it does the real images beside it: ``cda (steps 30) [codec int8] (2)``."""
+    found = ENDING.search(result.condition)
+    return found[0] if found else ""
+
+
+def _labels(result: Result) -> str:
+    """The part of that which says what its labels are."""
+    found = ENDING.search(result.condition)
+    return (found[1] or "") if found else ""
 
 
 def coresets() -> frozenset[str]:
